@@ -1,0 +1,27 @@
+// The tables that the per-ISA objects export, and the choice among them.
+#pragma once
+
+#include "common/isa.h"
+
+#if defined(__x86_64__)
+#define GANKERN_DECLARE_PER_ISA(type, name) \
+  namespace gankern::baseline {             \
+  extern const gankern::type name;          \
+  }                                         \
+  namespace gankern::avx2 {                 \
+  extern const gankern::type name;          \
+  }                                         \
+  namespace gankern::avx512 {               \
+  extern const gankern::type name;          \
+  }
+#define GANKERN_PER_ISA(name, isa)                       \
+  ((isa) == gankern::Isa::avx512 ? gankern::avx512::name \
+   : (isa) == gankern::Isa::avx2 ? gankern::avx2::name   \
+                                 : gankern::baseline::name)
+#else
+#define GANKERN_DECLARE_PER_ISA(type, name) \
+  namespace gankern::baseline {             \
+  extern const gankern::type name;          \
+  }
+#define GANKERN_PER_ISA(name, isa) (gankern::baseline::name)
+#endif

@@ -1,0 +1,5 @@
+"""Drop-in layers."""
+
+from gankern.nn.minibatch import MinibatchDiscrimination
+
+__all__ = ["MinibatchDiscrimination"]

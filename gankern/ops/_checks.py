@@ -1,0 +1,37 @@
+"""Argument checks shared by the public functions: each message names the argument, what it must be and what came."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def tensor(op: str, name: str, value: object) -> Tensor:
+    """`value`, if it is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}")
+    return value
+
+
+def floating(op: str, name: str, value: object) -> Tensor:
+    """`value`, if it is a tensor of float64, float32, bfloat16 or float16."""
+    x = tensor(op, name, value)
+    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"{op}: {name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+    return x
+
+
+def rank(op: str, name: str, x: Tensor, shape: str) -> None:
+    """Raises unless x has as many dimensions as the shape, such as "(N, B, C)", names."""
+    expected = shape.count(",") + 1
+    if x.dim() != expected:
+        raise ValueError(f"{op}: {name} must have shape {shape}, got {tuple(x.shape)}")
+
+
+def boolean(op: str, name: str, value: object) -> bool:
+    """`value`, if it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be a bool, got {type(value).__name__}")
+    return value
