@@ -14,10 +14,15 @@ using minibatch_l1::Problem;
 
 constexpr int max_tile_rows = 64;
 
-// Rows i that share each load of row j.
+// Rows i that share each load of row j, and columns j that go through a phase together: exp is a long chain of
+// dependent instructions, so many of them must be under way at once.
 constexpr int block_rows = 2;
+constexpr int block_columns = 8;
 
-// Where the walk stands: block of `R` rows from i against rows [j0, j1) of one group. Row pointers are to row 0.
+// Elements c whose row sums are kept in registers at a time.
+constexpr int chunk = GANKERN_VECTOR_BYTES == 64 ? 4 : 2;
+
+// One group's inputs.
 template <class T>
 struct View {
   int64_t c;
@@ -37,6 +42,13 @@ struct Sums {
   int64_t j0;
 };
 
+// A block of R rows from i against `columns` columns from j: one vector for each of its pairs.
+template <class T, int R>
+struct Block {
+  Vec<T> at[R * block_columns];
+  int64_t i, j, columns;
+};
+
 template <class T, int C>
 GANKERN_INLINE Vec<T> distance(const T* a, const T* b, int64_t c) {
   constexpr int W = Simd<T>::lanes;
@@ -51,110 +63,171 @@ GANKERN_INLINE Vec<T> distance(const T* a, const T* b, int64_t c) {
   return d;
 }
 
+// sum_c (V_i - V_j) sgn(M_i - M_j)
+template <class T, int C>
+GANKERN_INLINE Vec<T> slope(const T* vi, const T* vj, const T* mi, const T* mj, int64_t c) {
+  constexpr int W = Simd<T>::lanes;
+  const int64_t count = C > 0 ? C : c;
+  Vec<T> q = {};
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < count; ++k) {
+    q += (load(vi + k * W) - load(vj + k * W)) * sign<T>(load(mi + k * W) - load(mj + k * W));
+  }
+  return q;
+}
+
+template <class T, int C, int R>
+GANKERN_INLINE void distances(const View<T>& x, Block<T, R>& d, int64_t c) {
+  constexpr int W = Simd<T>::lanes;
+  const T* mi = x.m + d.i * c * W;
+#pragma GCC unroll 1
+  for (int64_t b = 0; b < d.columns; ++b) {
+    const T* mj = x.m + (d.j + b) * c * W;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) d.at[b * R + r] = distance<T, C>(mi + r * c * W, mj, c);
+  }
+}
+
+// K = exp(-d) in place of d.
+template <class T, int R>
+GANKERN_INLINE void exponentials(Block<T, R>& d) {
+#pragma GCC unroll 2
+  for (int64_t p = 0; p < d.columns * R; ++p) d.at[p] = exp_negative(d.at[p]);
+}
+
+// Adds `direction` times each pair's value to both of its rows.
+template <class T, int R, int direction>
+GANKERN_INLINE void add_to_rows(const Block<T, R>& k, const Sums<T>& s) {
+  constexpr int W = Simd<T>::lanes;
+  T* own = s.n_i + (k.i - s.i0) * W;
+  T* out = s.n_j + (k.j - s.j0) * W;
+  Vec<T> sum[R];
+  for (int r = 0; r < R; ++r) sum[r] = load(own + r * W);
+  for (int64_t b = 0; b < k.columns; ++b) {
+    Vec<T> other = load(out + b * W);
+    for (int r = 0; r < R; ++r) {
+      sum[r] += direction * k.at[b * R + r];
+      other += direction * k.at[b * R + r];
+    }
+    store(out + b * W, other);
+  }
+  for (int r = 0; r < R; ++r) store(own + r * W, sum[r]);
+}
+
+// w = (G_i + G_j) k for each pair.
+template <class T, int R>
+GANKERN_INLINE void weigh(const View<T>& x, Block<T, R>& k) {
+  constexpr int W = Simd<T>::lanes;
+  for (int64_t b = 0; b < k.columns; ++b) {
+    for (int r = 0; r < R; ++r) k.at[b * R + r] *= load(x.g + (k.i + r) * W) + load(x.g + (k.j + b) * W);
+  }
+}
+
+// Adds direction * w * sgn(M_i - M_j) to row i and its opposite to row j, for N elements from k0 on.
+template <class T, int R, int direction, int N>
+GANKERN_INLINE void spread_chunk(const View<T>& x, const Block<T, R>& w, const Sums<T>& s, int64_t c, int64_t k0) {
+  constexpr int W = Simd<T>::lanes;
+  const T* mi = x.m + (w.i * c + k0) * W;
+  const T* mj = x.m + (w.j * c + k0) * W;
+  T* own = s.c_i + ((w.i - s.i0) * c + k0) * W;
+  T* out = s.c_j + ((w.j - s.j0) * c + k0) * W;
+  Vec<T> row[R * N], sum[R * N];
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < N; ++k) {
+      row[r * N + k] = load(mi + (r * c + k) * W);
+      sum[r * N + k] = load(own + (r * c + k) * W);
+    }
+  }
+#pragma GCC unroll 1
+  for (int64_t b = 0; b < w.columns; ++b, mj += c * W, out += c * W) {
+    for (int k = 0; k < N; ++k) {
+      Vec<T> other = load(out + k * W);
+      for (int r = 0; r < R; ++r) {
+        const Vec<T> si = direction * sign<T>(row[r * N + k] - load(mj + k * W));
+        sum[r * N + k] += w.at[b * R + r] * si;
+        other -= w.at[b * R + r] * si;
+      }
+      store(out + k * W, other);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < N; ++k) store(own + (r * c + k) * W, sum[r * N + k]);
+  }
+}
+
+template <class T, int C, int R, int direction>
+GANKERN_INLINE void spread(const View<T>& x, const Block<T, R>& w, const Sums<T>& s, int64_t c) {
+  int64_t k = 0;
+#pragma GCC unroll 8
+  for (; k + chunk <= c; k += chunk) spread_chunk<T, R, direction, chunk>(x, w, s, c, k);
+#pragma GCC unroll 4
+  for (; k < c; ++k) spread_chunk<T, R, direction, 1>(x, w, s, c, k);
+}
+
 struct Forward {
   template <class T, int C, int R>
-  static GANKERN_INLINE void rows(const View<T>& x, const Sums<T>& s, int64_t i, int64_t j0, int64_t j1) {
-    constexpr int W = Simd<T>::lanes;
-    const int64_t c = C > 0 ? C : x.c;
-    Vec<T> sum[R];
-    for (int r = 0; r < R; ++r) sum[r] = load(s.n_i + (i + r - s.i0) * W);
-    for (int64_t j = j0; j < j1; ++j) {
-      T* out = s.n_j + (j - s.j0) * W;
-      Vec<T> other = load(out);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const Vec<T> k = exp_negative(distance<T, C>(x.m + (i + r) * c * W, x.m + j * c * W, c));
-        sum[r] += k;
-        other += k;
-      }
-      store(out, other);
-    }
-    for (int r = 0; r < R; ++r) store(s.n_i + (i + r - s.i0) * W, sum[r]);
+  static GANKERN_INLINE void block(const View<T>& x, const Sums<T>& s, Block<T, R>& p, int64_t c) {
+    distances<T, C, R>(x, p, c);
+    exponentials<T, R>(p);
+    add_to_rows<T, R, 1>(p, s);
   }
 };
 
 struct Backward {
   template <class T, int C, int R>
-  static GANKERN_INLINE void rows(const View<T>& x, const Sums<T>& s, int64_t i, int64_t j0, int64_t j1) {
-    constexpr int W = Simd<T>::lanes;
-    const int64_t c = C > 0 ? C : x.c;
-    for (int64_t j = j0; j < j1; ++j) {
-      const T* mj = x.m + j * c * W;
-      T* out = s.c_j + (j - s.j0) * c * W;
-      const Vec<T> gj = load(x.g + j * W);
-      Vec<T> w[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        w[r] = exp_negative(distance<T, C>(x.m + (i + r) * c * W, mj, c)) * (load(x.g + (i + r) * W) + gj);
-      }
-#pragma GCC unroll 16
-      for (int64_t k = 0; k < c; ++k) {
-        Vec<T> other = load(out + k * W);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          T* own = s.c_i + ((i + r - s.i0) * c + k) * W;
-          const Vec<T> si = sign<T>(load(x.m + ((i + r) * c + k) * W) - load(mj + k * W));
-          store(own, load(own) - w[r] * si);
-          other += w[r] * si;
-        }
-        store(out + k * W, other);
-      }
-    }
+  static GANKERN_INLINE void block(const View<T>& x, const Sums<T>& s, Block<T, R>& p, int64_t c) {
+    distances<T, C, R>(x, p, c);
+    exponentials<T, R>(p);
+    weigh<T, R>(x, p);
+    spread<T, C, R, -1>(x, p, s, c);
   }
 };
 
 struct DoubleBackward {
   template <class T, int C, int R>
-  static GANKERN_INLINE void rows(const View<T>& x, const Sums<T>& s, int64_t i, int64_t j0, int64_t j1) {
+  static GANKERN_INLINE void block(const View<T>& x, const Sums<T>& s, Block<T, R>& p, int64_t c) {
     constexpr int W = Simd<T>::lanes;
-    const int64_t c = C > 0 ? C : x.c;
-    for (int64_t j = j0; j < j1; ++j) {
-      const T* mj = x.m + j * c * W;
-      const T* vj = x.v + j * c * W;
-      T* out_n = s.n_j + (j - s.j0) * W;
-      T* out_c = s.c_j + (j - s.j0) * c * W;
-      const Vec<T> gj = load(x.g + j * W);
-#pragma GCC unroll 4
+    distances<T, C, R>(x, p, c);
+    exponentials<T, R>(p);
+#pragma GCC unroll 1
+    for (int64_t b = 0; b < p.columns; ++b) {
+      const int64_t j = (p.j + b) * c * W;
       for (int r = 0; r < R; ++r) {
-        const T* mi = x.m + (i + r) * c * W;
-        const T* vi = x.v + (i + r) * c * W;
-        T* own_n = s.n_i + (i + r - s.i0) * W;
-        T* own_c = s.c_i + (i + r - s.i0) * c * W;
-        const Vec<T> kernel = exp_negative(distance<T, C>(mi, mj, c));
-        Vec<T> q = {};
-#pragma GCC unroll 16
-        for (int64_t k = 0; k < c; ++k) {
-          q += (load(vi + k * W) - load(vj + k * W)) * sign<T>(load(mi + k * W) - load(mj + k * W));
-        }
-        const Vec<T> kq = kernel * q;
-        store(own_n, load(own_n) - kq);
-        store(out_n, load(out_n) - kq);
-        const Vec<T> w = (load(x.g + (i + r) * W) + gj) * kq;
-#pragma GCC unroll 16
-        for (int64_t k = 0; k < c; ++k) {
-          const Vec<T> si = sign<T>(load(mi + k * W) - load(mj + k * W));
-          store(own_c + k * W, load(own_c + k * W) + w * si);
-          store(out_c + k * W, load(out_c + k * W) - w * si);
-        }
+        const int64_t i = (p.i + r) * c * W;
+        p.at[b * R + r] *= slope<T, C>(x.v + i, x.v + j, x.m + i, x.m + j, c);
       }
     }
+    add_to_rows<T, R, -1>(p, s);
+    weigh<T, R>(x, p);
+    spread<T, C, R, 1>(x, p, s, c);
   }
 };
+
+template <class Order, class T, int C, int R>
+GANKERN_INLINE void walk(const View<T>& x, const Sums<T>& s, int64_t i, int64_t j0, int64_t j1) {
+  const int64_t c = C > 0 ? C : x.c;
+  Block<T, R> p;
+  p.i = i;
+  for (p.j = j0; p.j < j1; p.j += block_columns) {
+    p.columns = j1 - p.j < block_columns ? j1 - p.j : block_columns;
+    Order::template block<T, C, R>(x, s, p, c);
+  }
+}
 
 template <class Order, class T, int C>
 void tile_pair(const View<T>& x, const Sums<T>& s, int64_t i1, int64_t j1) {
   if (s.i0 != s.j0) {
     int64_t i = s.i0;
-    for (; i + block_rows <= i1; i += block_rows) Order::template rows<T, C, block_rows>(x, s, i, s.j0, j1);
-    for (; i < i1; ++i) Order::template rows<T, C, 1>(x, s, i, s.j0, j1);
+    for (; i + block_rows <= i1; i += block_rows) walk<Order, T, C, block_rows>(x, s, i, s.j0, j1);
+    for (; i < i1; ++i) walk<Order, T, C, 1>(x, s, i, s.j0, j1);
     return;
   }
   int64_t i = s.i0;
   for (; i + block_rows <= i1; i += block_rows) {
-    for (int r = 0; r + 1 < block_rows; ++r) Order::template rows<T, C, 1>(x, s, i + r, i + r + 1, i + block_rows);
-    Order::template rows<T, C, block_rows>(x, s, i, i + block_rows, j1);
+    for (int r = 0; r + 1 < block_rows; ++r) walk<Order, T, C, 1>(x, s, i + r, i + r + 1, i + block_rows);
+    walk<Order, T, C, block_rows>(x, s, i, i + block_rows, j1);
   }
-  for (; i < i1; ++i) Order::template rows<T, C, 1>(x, s, i, i + 1, j1);
+  for (; i < i1; ++i) walk<Order, T, C, 1>(x, s, i, i + 1, j1);
 }
 
 template <class T>

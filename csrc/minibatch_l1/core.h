@@ -48,7 +48,7 @@ static inline int64_t tile_pairs(int64_t n, int64_t rows) {
 
 // Parts per group: enough items to balance many threads, few enough that zeroing and adding parts stays small.
 static inline int64_t part_count(int64_t n, int64_t groups, int64_t pairs) {
-  const int64_t wanted = (48 + groups - 1) / groups;
+  const int64_t wanted = (16 + groups - 1) / groups;
   const int64_t useful = n / 32;
   const int64_t parts = wanted < useful ? wanted : useful;
   return parts < 1 ? 1 : parts > pairs ? pairs : parts;

@@ -1,186 +1,172 @@
+#include <array>
+
 #include "common/tensor.h"
 #include "minibatch_l1/core.h"
 
-// Checks, packing, the parallel region and the registration; the arithmetic is in core.cpp.
+// Checks, packing, the parallel regions and the registration; the arithmetic is in core.cpp.
 
 namespace gankern::minibatch_l1 {
 namespace {
 
-constexpr int grain = 1;
-
-struct Sizes {
-  int64_t n, b, c, lanes, groups, parts;
+// A strided (N, B, C) or (N, B) tensor beside its packed form, [groups][N][C][lanes]. Lanes past B are zero: what
+// they give is finite and dropped.
+template <class S, class T>
+struct Operand {
+  S* data = nullptr;
+  T* packed = nullptr;
+  T offset = 0;  // added to an output
+  int64_t stride_n = 0, stride_b = 0, stride_c = 0, c = 1;
 };
 
-template <class T>
-Sizes sizes_of(const Tensor& m, const Kernels<T>& kernels) {
-  Sizes s = {m.size(0), m.size(1), m.size(2), kernels.lanes, 0, 0};
-  s.groups = (s.b + s.lanes - 1) / s.lanes;
-  const int64_t rows = tile_rows(s.c, s.lanes * sizeof(T));
-  s.parts = s.groups > 0 ? part_count(s.n, s.groups, tile_pairs(s.n, rows)) : 1;
-  return s;
-}
+// One call: the operands, the scratch memory and the parallel regions. S is the tensors' element type.
+template <class S>
+class Call {
+ public:
+  using T = Accumulate<S>;
+  const Kernels<T>& kernels = minibatch_l1::kernels<T>(isa());
 
-// A strided (n, b, c) or (n, b) tensor into or out of [groups][n][c][lanes], one group at a time. Lanes past b are
-// zero: their results are finite and dropped.
-template <class S, class T>
-struct Strided {
-  S* data;
-  int64_t stride_n, stride_b, stride_c;
-  Sizes s;
-  int64_t c;
+  explicit Call(const Tensor& m) : m_(m), b_(m.size(1)), lanes_(kernels.lanes) {
+    p_.n = m.size(0);
+    p_.c = m.size(2);
+    p_.groups = (b_ + lanes_ - 1) / lanes_;
+    const int64_t rows = tile_rows(p_.c, lanes_ * sizeof(T));
+    p_.parts = p_.groups > 0 ? part_count(p_.n, p_.groups, tile_pairs(p_.n, rows)) : 1;
+  }
 
-  Strided(const Tensor& x, const Sizes& sizes)
-      : data(static_cast<S*>(x.data_ptr())),
-        stride_n(x.stride(0)),
-        stride_b(x.stride(1)),
-        stride_c(x.dim() == 3 ? x.stride(2) : 0),
-        s(sizes),
-        c(x.dim() == 3 ? sizes.c : 1) {}
+  void input(const Tensor& x, const T* Problem<T>::* field) {
+    inputs_[input_count_] = operand(x, 1);
+    p_.*field = inputs_[input_count_++].packed;
+  }
+
+  // A new tensor of these sizes, filled by run().
+  Tensor output(std::initializer_list<int64_t> sizes, T* Problem<T>::* field, T offset = 0) {
+    Tensor x = new_empty(m_, sizes, m_.scalar_type());
+    Operand<S, T>& out = outputs_[output_count_++];
+    out = operand(x, p_.parts);
+    out.offset = offset;
+    p_.*field = out.packed;
+    return x;
+  }
+
+  void run(void (*kernel)(const Problem<T>&, int64_t)) {
+    if (p_.n == 0 || b_ == 0) return;
+    for_each(p_.groups, [&](int64_t group) {
+      for (int k = 0; k < input_count_; ++k) pack(inputs_[k], group);
+    });
+    for_each(p_.groups * p_.parts, [&](int64_t item) { kernel(p_, item); });
+    for_each(p_.groups, [&](int64_t group) {
+      for (int k = 0; k < output_count_; ++k) {
+        const Operand<S, T>& out = outputs_[k];
+        kernels.add_parts(out.packed, p_.parts, p_.groups, p_.n * out.c * lanes_, group);
+        unpack(out, group);
+      }
+    });
+  }
+
+ private:
+  Tensor m_;
+  int64_t b_, lanes_;
+  Problem<T> p_;
+  std::array<Operand<S, T>, 3> inputs_;
+  std::array<Operand<S, T>, 2> outputs_;
+  std::array<Tensor, 5> scratch_;
+  int input_count_ = 0, output_count_ = 0, scratch_count_ = 0;
+
+  Operand<S, T> operand(const Tensor& x, int64_t parts) {
+    Operand<S, T> result;
+    result.data = static_cast<S*>(x.data_ptr());
+    result.stride_n = x.stride(0);
+    result.stride_b = x.stride(1);
+    if (x.dim() == 3) result.stride_c = x.stride(2), result.c = p_.c;
+    Tensor& memory = scratch_[scratch_count_++];
+    memory = new_empty(x, {parts, p_.groups, p_.n, result.c, lanes_}, scalar_type_of<T>);
+    result.packed = static_cast<T*>(memory.data_ptr());
+    return result;
+  }
 
   template <class F>
-  void each(int64_t group, F&& f) const {
-    const int64_t b0 = group * s.lanes;
-    const int64_t used = s.b - b0 < s.lanes ? s.b - b0 : s.lanes;
-    for (int64_t i = 0; i < s.n; ++i) {
-      for (int64_t k = 0; k < c; ++k) {
-        const int64_t packed = ((group * s.n + i) * c + k) * s.lanes;
-        f(data + i * stride_n + b0 * stride_b + k * stride_c, packed, used);
-      }
+  static void for_each(int64_t count, const F& f) {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) f(k);
+    });
+  }
+
+  // f(strided elements of the group's lanes, packed lanes, how many of them are used) for each (n, c).
+  template <class F>
+  void each(const Operand<S, T>& x, int64_t group, const F& f) const {
+    const int64_t b0 = group * lanes_;
+    const int64_t used = b_ - b0 < lanes_ ? b_ - b0 : lanes_;
+    T* packed = x.packed + group * p_.n * x.c * lanes_;
+    for (int64_t i = 0; i < p_.n; ++i) {
+      S* row = x.data + i * x.stride_n + b0 * x.stride_b;
+      for (int64_t k = 0; k < x.c; ++k, packed += lanes_) f(row + k * x.stride_c, packed, used);
     }
   }
 
-  void pack(T* to, int64_t group) const {
-    each(group, [&](const S* from, int64_t packed, int64_t used) {
-      for (int64_t l = 0; l < used; ++l) to[packed + l] = static_cast<T>(from[l * stride_b]);
-      for (int64_t l = used; l < s.lanes; ++l) to[packed + l] = T(0);
+  void pack(const Operand<S, T>& x, int64_t group) const {
+    each(x, group, [&](const S* from, T* to, int64_t used) {
+      for (int64_t l = 0; l < used; ++l) to[l] = static_cast<T>(from[l * x.stride_b]);
+      for (int64_t l = used; l < lanes_; ++l) to[l] = T(0);
     });
   }
 
-  void unpack(const T* from, int64_t group, T offset) const {
-    each(group, [&](S* to, int64_t packed, int64_t used) {
-      for (int64_t l = 0; l < used; ++l) to[l * stride_b] = static_cast<S>(from[packed + l] + offset);
+  void unpack(const Operand<S, T>& x, int64_t group) const {
+    each(x, group, [&](S* to, const T* from, int64_t used) {
+      for (int64_t l = 0; l < used; ++l) to[l * x.stride_b] = static_cast<S>(from[l] + x.offset);
     });
   }
 };
 
-template <class T>
-T* pointer(const Tensor& x) {
-  return static_cast<T*>(x.data_ptr());
-}
-
-template <class F>
-void for_each(int64_t count, const F& f) {
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) f(k);
-  });
-}
-
-void check(const Tensor& m, const char* op) {
+void check_m(const Tensor& m, const char* op) {
   STD_TORCH_CHECK(m.dim() == 3, op, ": expected m of shape (N, B, C), got ", m.dim(), " dimensions");
 }
 
-void check_grad(const Tensor& m, const Tensor& grad, const char* op) {
-  check(m, op);
+void check_grad(const Tensor& grad, const Tensor& m, const char* op) {
+  check_m(m, op);
   STD_TORCH_CHECK(grad.dim() == 2 && grad.size(0) == m.size(0) && grad.size(1) == m.size(1) &&
                       grad.scalar_type() == m.scalar_type(),
-                  op, ": expected grad of shape (N, B) and m's dtype");
+                  op, ": expected grad of shape (N, B) and of m's dtype");
 }
 
 Tensor forward(const Tensor& m, bool include_self) {
-  check(m, "minibatch_l1");
+  check_m(m, "minibatch_l1");
   return dispatch_floating(m, "minibatch_l1", [&](auto element) {
-    using S = decltype(element);
-    using T = Accumulate<S>;
-    const Kernels<T>& kernels = minibatch_l1::kernels<T>(isa());
-    const Sizes s = sizes_of(m, kernels);
-    Tensor o = new_empty(m, {s.n, s.b}, m.scalar_type());
-    if (s.n == 0 || s.b == 0) return o;
-    Tensor packed = new_empty(m, {s.groups, s.n, s.c, s.lanes}, scalar_type_of<T>);
-    Tensor sums = new_empty(m, {s.parts, s.groups, s.n, s.lanes}, scalar_type_of<T>);
-    Problem<T> p{s.n, s.c, s.groups, s.parts, pointer<T>(packed), nullptr, nullptr, pointer<T>(sums), nullptr};
-    const Strided<S, T> in(m, s), out(o, s);
-    T* to = pointer<T>(packed);
-    for_each(s.groups, [&](int64_t group) { in.pack(to, group); });
-    for_each(s.groups * s.parts, [&](int64_t k) { kernels.forward(p, k); });
-    for_each(s.groups, [&](int64_t group) {
-      kernels.add_parts(p.out_n, s.parts, s.groups, s.n * s.lanes, group);
-      out.unpack(p.out_n, group, include_self ? T(1) : T(0));
-    });
+    Call<decltype(element)> call(m);
+    using Problem = Problem<typename decltype(call)::T>;
+    call.input(m, &Problem::m);
+    Tensor o = call.output({m.size(0), m.size(1)}, &Problem::out_n, include_self ? 1 : 0);
+    call.run(call.kernels.forward);
     return o;
   });
 }
 
 Tensor backward(const Tensor& grad, const Tensor& m) {
-  check_grad(m, grad, "minibatch_l1_backward");
+  check_grad(grad, m, "minibatch_l1_backward");
   return dispatch_floating(m, "minibatch_l1_backward", [&](auto element) {
-    using S = decltype(element);
-    using T = Accumulate<S>;
-    const Kernels<T>& kernels = minibatch_l1::kernels<T>(isa());
-    const Sizes s = sizes_of(m, kernels);
-    Tensor dm = new_empty(m, {s.n, s.b, s.c}, m.scalar_type());
-    if (s.n == 0 || s.b == 0 || s.c == 0) return dm;
-    Tensor packed_m = new_empty(m, {s.groups, s.n, s.c, s.lanes}, scalar_type_of<T>);
-    Tensor packed_g = new_empty(m, {s.groups, s.n, s.lanes}, scalar_type_of<T>);
-    Tensor sums = new_empty(m, {s.parts, s.groups, s.n, s.c, s.lanes}, scalar_type_of<T>);
-    Problem<T> p{s.n,     s.c,     s.groups,        s.parts, pointer<T>(packed_m), pointer<T>(packed_g),
-                 nullptr, nullptr, pointer<T>(sums)};
-    const Strided<S, T> in_m(m, s), in_g(grad, s), out(dm, s);
-    T *to_m = pointer<T>(packed_m), *to_g = pointer<T>(packed_g);
-    for_each(s.groups, [&](int64_t group) {
-      in_m.pack(to_m, group);
-      in_g.pack(to_g, group);
-    });
-    for_each(s.groups * s.parts, [&](int64_t k) { kernels.backward(p, k); });
-    for_each(s.groups, [&](int64_t group) {
-      kernels.add_parts(p.out_c, s.parts, s.groups, s.n * s.c * s.lanes, group);
-      out.unpack(p.out_c, group, T(0));
-    });
+    Call<decltype(element)> call(m);
+    using Problem = Problem<typename decltype(call)::T>;
+    call.input(m, &Problem::m);
+    call.input(grad, &Problem::g);
+    Tensor dm = call.output({m.size(0), m.size(1), m.size(2)}, &Problem::out_c);
+    call.run(call.kernels.backward);
     return dm;
   });
 }
 
 std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, const Tensor& m) {
-  check_grad(m, grad, "minibatch_l1_double_backward");
+  check_grad(grad, m, "minibatch_l1_double_backward");
   STD_TORCH_CHECK(v.dim() == 3 && v.size(0) == m.size(0) && v.size(1) == m.size(1) && v.size(2) == m.size(2) &&
                       v.scalar_type() == m.scalar_type(),
                   "minibatch_l1_double_backward: expected v of m's shape and dtype");
   return dispatch_floating(m, "minibatch_l1_double_backward", [&](auto element) {
-    using S = decltype(element);
-    using T = Accumulate<S>;
-    const Kernels<T>& kernels = minibatch_l1::kernels<T>(isa());
-    const Sizes s = sizes_of(m, kernels);
-    Tensor dgrad = new_empty(m, {s.n, s.b}, m.scalar_type());
-    Tensor dm = new_empty(m, {s.n, s.b, s.c}, m.scalar_type());
-    if (s.n == 0 || s.b == 0) return std::tuple(dgrad, dm);
-    Tensor packed_m = new_empty(m, {s.groups, s.n, s.c, s.lanes}, scalar_type_of<T>);
-    Tensor packed_v = new_empty(m, {s.groups, s.n, s.c, s.lanes}, scalar_type_of<T>);
-    Tensor packed_g = new_empty(m, {s.groups, s.n, s.lanes}, scalar_type_of<T>);
-    Tensor sums_n = new_empty(m, {s.parts, s.groups, s.n, s.lanes}, scalar_type_of<T>);
-    Tensor sums_c = new_empty(m, {s.parts, s.groups, s.n, s.c, s.lanes}, scalar_type_of<T>);
-    Problem<T> p{s.n,
-                 s.c,
-                 s.groups,
-                 s.parts,
-                 pointer<T>(packed_m),
-                 pointer<T>(packed_g),
-                 pointer<T>(packed_v),
-                 pointer<T>(sums_n),
-                 pointer<T>(sums_c)};
-    const Strided<S, T> in_m(m, s), in_v(v, s), in_g(grad, s), out_g(dgrad, s), out_m(dm, s);
-    T *to_m = pointer<T>(packed_m), *to_v = pointer<T>(packed_v), *to_g = pointer<T>(packed_g);
-    for_each(s.groups, [&](int64_t group) {
-      in_m.pack(to_m, group);
-      in_v.pack(to_v, group);
-      in_g.pack(to_g, group);
-    });
-    for_each(s.groups * s.parts, [&](int64_t k) { kernels.double_backward(p, k); });
-    for_each(s.groups, [&](int64_t group) {
-      kernels.add_parts(p.out_n, s.parts, s.groups, s.n * s.lanes, group);
-      kernels.add_parts(p.out_c, s.parts, s.groups, s.n * s.c * s.lanes, group);
-      out_g.unpack(p.out_n, group, T(0));
-      out_m.unpack(p.out_c, group, T(0));
-    });
+    Call<decltype(element)> call(m);
+    using Problem = Problem<typename decltype(call)::T>;
+    call.input(m, &Problem::m);
+    call.input(grad, &Problem::g);
+    call.input(v, &Problem::v);
+    Tensor dgrad = call.output({m.size(0), m.size(1)}, &Problem::out_n);
+    Tensor dm = call.output({m.size(0), m.size(1), m.size(2)}, &Problem::out_c);
+    call.run(call.kernels.double_backward);
     return std::tuple(dgrad, dm);
   });
 }
