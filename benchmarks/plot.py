@@ -58,7 +58,7 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], low: float, high: float) -> No
         weight = "bold" if row["ours"] and row["status"] == "ok" else "normal"
         axes.text(at, place, _label(row), va="center", fontsize=8, color=_INK, weight=weight)
     floor = rows[0]["floor"]
-    if floor is not None:
+    if floor:  # 0 for an input without elements
         axes.axvline(floor, color=_FLOOR, linestyle=(0, (4, 2)), linewidth=1.1)
     axes.set_yticks(range(len(rows)), [row["provider"] for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -78,7 +78,7 @@ def plot(content: dict[str, Any], target: str | Path) -> None:
     Raises:
         ValueError: the file holds no timed row.
     """
-    times = [row[key] for row in content["rows"] for key in ("median", "q80", "floor") if row[key] is not None]
+    times = [row[key] for row in content["rows"] for key in ("median", "q20", "floor") if row[key]]
     if not any(row["status"] == "ok" for row in content["rows"]):
         raise ValueError("the result file holds no timed row")
     low = min(times) / 2
@@ -113,7 +113,7 @@ def plot(content: dict[str, Any], target: str | Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__, allow_abbrev=False)
     parser.add_argument("result", metavar="RESULT.json")
     parser.add_argument("-o", "--output", metavar="PNG", help="default: beside the result file")
     arguments = parser.parse_args(argv)
