@@ -1,0 +1,342 @@
+#include "closest_pairs/core.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "common/simd.h"
+
+namespace gankern {
+namespace GANKERN_ISA_NAMESPACE {
+namespace {
+
+using closest_pairs::Candidate;
+using closest_pairs::Element;
+using closest_pairs::run;
+using closest_pairs::Scan;
+using closest_pairs::Segment;
+using closest_pairs::tile_rows;
+
+typedef Vec<float> F;
+typedef Vec<double> D;
+
+constexpr int lanes = Simd<float>::lanes;
+constexpr int columns = 3;                                    // vectors of a panel
+constexpr int panel = columns * lanes;
+constexpr int rows = GANKERN_VECTOR_BYTES == 64 ? 8 : 4;      // rows of a micro tile: rows * columns sums in registers
+constexpr int blocks = panel / rows;
+
+static_assert(tile_rows % panel == 0 && panel % rows == 0);
+
+// Results round exactly as written: keeps the compiler from fusing the product into the sum.
+GANKERN_INLINE D rounded(D x) {
+#if defined(__x86_64__) && GANKERN_VECTOR_BYTES == 64
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#else
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
+GANKERN_INLINE F maximum(F a, F b) {
+#if defined(__x86_64__) && GANKERN_VECTOR_BYTES == 64
+  return _mm512_max_ps(a, b);
+#elif defined(__x86_64__) && GANKERN_VECTOR_BYTES == 32
+  return _mm256_max_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+GANKERN_INLINE bool any_at_least(F x, float t) {
+#if defined(__x86_64__) && GANKERN_VECTOR_BYTES == 64
+  return _mm512_cmp_ps_mask(x, _mm512_set1_ps(t), _CMP_GE_OS) != 0;
+#elif defined(__x86_64__) && GANKERN_VECTOR_BYTES == 32
+  return _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(t), _CMP_GE_OS)) != 0;
+#elif defined(__x86_64__)
+  return _mm_movemask_ps(_mm_cmpge_ps(x, _mm_set1_ps(t))) != 0;
+#else
+  for (int l = 0; l < lanes; ++l) {
+    if (x[l] >= t) return true;
+  }
+  return false;
+#endif
+}
+
+GANKERN_INLINE float relaxed(const float* p) {
+  float x;
+  __atomic_load(p, &x, __ATOMIC_RELAXED);
+  return x;
+}
+
+// sums[r][c] = sum over k of a[k][r] b[k][c], from zero.
+GANKERN_INLINE void multiply(const float* a, const float* b, int64_t k, F (&sums)[rows * columns]) {
+#pragma GCC unroll 24
+  for (int p = 0; p < rows * columns; ++p) sums[p] = F{};
+  for (int64_t n = 0; n < k; ++n, a += panel, b += panel) {
+    F right[columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < columns; ++c) right[c] = load(b + c * lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const F left = splat(a[r]);
+#pragma GCC unroll 4
+      for (int c = 0; c < columns; ++c) sums[r * columns + c] += left * right[c];
+    }
+  }
+}
+
+// The micro tile of rows [a, a + rows) of one panel and a whole panel b.
+struct Micro {
+  const Scan& s;
+  int64_t a, b;  // rows within their points
+  float* sums;   // what earlier segments left
+
+  GANKERN_INLINE void add(F (&x)[rows * columns]) const {
+#pragma GCC unroll 24
+    for (int p = 0; p < rows * columns; ++p) x[p] += load(sums + p * lanes);
+  }
+  GANKERN_INLINE void keep(const F (&x)[rows * columns]) const {
+#pragma GCC unroll 24
+    for (int p = 0; p < rows * columns; ++p) store(sums + p * lanes, x[p]);
+  }
+
+  // x in place becomes minus half the squared distance, slack added; returns whether any pair may matter.
+  GANKERN_INLINE bool test(F (&x)[rows * columns], int64_t number) const {
+    const float* tail_a = s.a.tail + number * s.a.padded + a;
+    const float* tail_b = s.b.tail + number * s.b.padded + b;
+    const float* half_b = s.b.half + b;
+    F best = splat(-__FLT_MAX__);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const F ta = splat(tail_a[r]), ha = splat(s.a.half[a + r]);
+#pragma GCC unroll 4
+      for (int c = 0; c < columns; ++c) {
+        F& v = x[r * columns + c];
+        v = v + ta * load(tail_b + c * lanes) - ha - load(half_b + c * lanes);
+        best = maximum(best, v);
+      }
+    }
+    return any_at_least(best, -relaxed(s.theta));
+  }
+
+  void offer(const F (&x)[rows * columns]) const {
+    alignas(64) float value[rows * panel];
+#pragma GCC unroll 24
+    for (int p = 0; p < rows * columns; ++p) store(value + p * lanes, x[p]);
+    Candidate found[rows * panel];
+    int64_t count = 0;
+    const float threshold = -relaxed(s.theta);
+    for (int64_t r = 0; r < rows && a + r < s.a.count; ++r) {
+      for (int64_t c = 0; c < panel && b + c < s.b.count; ++c) {
+        if (!(value[r * panel + c] >= threshold)) continue;
+        const int64_t i = s.a.first + a + r, j = s.b.first + b + c;
+        if ((s.upper && i >= j) || (s.distinct && i == j)) continue;
+        found[count++] = {a + r, b + c};
+      }
+    }
+    if (count > 0) s.offer(s.context, found, count);
+  }
+};
+
+int64_t tile(const Scan& s, int64_t a0, int64_t a1, int64_t b0, int64_t b1, float* scratch) {
+  constexpr int most = (tile_rows / rows) * (tile_rows / panel);
+  bool alive[most];
+  int64_t work = 0, begin = 0;
+  for (int64_t g = 0; g < s.segment_count; ++g) {
+    const Segment segment = s.segments[g];
+    const bool last = g + 1 == s.segment_count;
+    for (int64_t b = b0; b < b1; ++b) {
+      const float* right = s.b.packed + (b * s.k + begin) * panel;
+      for (int64_t block = a0 * blocks; block < a1 * blocks; ++block) {
+        const int64_t index = (b - b0) * (a1 - a0) * blocks + block - a0 * blocks;
+        const Micro m = {s, block * rows, b * panel, scratch + index * rows * panel};
+        if (g == 0) {
+          alive[index] = m.a < s.a.count && !(s.upper && s.a.first + m.a >= s.b.first + m.b + panel - 1);
+        }
+        if (!alive[index]) continue;
+        const float* left = s.a.packed + (block / blocks * s.k + begin) * panel + block % blocks * rows;
+        F x[rows * columns];
+        multiply(left, right, segment.end - begin, x);
+        work += (segment.end - begin) * rows * panel;
+        if (g > 0) m.add(x);
+        if (segment.test < 0) {
+          m.keep(x);
+          continue;
+        }
+        if (!last) m.keep(x);
+        alive[index] = m.test(x, segment.test);
+        if (last && alive[index]) m.offer(x);
+      }
+    }
+    begin = segment.end;
+  }
+  return work;
+}
+
+template <class S>
+struct Raw;
+#define GANKERN_RAW(name, type)                                                           \
+  template <>                                                                             \
+  struct Raw<name> {                                                                      \
+    typedef type V __attribute__((vector_size(sizeof(type) * (lanes / 2)), aligned(1), may_alias)); \
+    typedef type S;                                                                       \
+  };
+struct Half {};
+struct Brain {};
+GANKERN_RAW(float, float)
+GANKERN_RAW(double, double)
+GANKERN_RAW(Half, uint16_t)
+GANKERN_RAW(Brain, uint16_t)
+GANKERN_RAW(uint8_t, uint8_t)
+#undef GANKERN_RAW
+
+typedef uint32_t Word __attribute__((vector_size(4 * (lanes / 2)), may_alias));
+typedef float Single __attribute__((vector_size(4 * (lanes / 2)), may_alias));
+
+// lanes / 2 elements as float64, exactly (finite values).
+template <class S>
+GANKERN_INLINE D wide(const typename Raw<S>::S* p) {
+  const auto x = *reinterpret_cast<const typename Raw<S>::V*>(p);
+  if constexpr (__is_same(S, Brain)) {
+    return __builtin_convertvector(reinterpret_cast<Single>(__builtin_convertvector(x, Word) << 16), D);
+  } else if constexpr (__is_same(S, Half)) {
+    const Word w = __builtin_convertvector(x, Word);
+    const Single magnitude = reinterpret_cast<Single>((w & 0x7fff) << 13) * 0x1p112f;  // moves the exponent's bias
+    return __builtin_convertvector(reinterpret_cast<Single>(reinterpret_cast<Word>(magnitude) | (w & 0x8000) << 16), D);
+  } else {
+    return __builtin_convertvector(x, D);
+  }
+}
+
+constexpr int order = 16;  // lanes of the documented order of summation
+constexpr int pieces = order / (lanes / 2);
+
+GANKERN_INLINE double in_halves(const D (&sums)[pieces]) {
+  alignas(64) double s[order];
+  for (int p = 0; p < pieces; ++p) store(s + p * (lanes / 2), sums[p]);
+  for (int half = order / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) s[l] += s[l + half];
+  }
+  return s[0];
+}
+
+template <class S>
+GANKERN_INLINE void add_squares(const typename Raw<S>::S* x, const typename Raw<S>::S* y, D (&sums)[pieces]) {
+#pragma GCC unroll 8
+  for (int p = 0; p < pieces; ++p) {
+    const D difference = wide<S>(x + p * (lanes / 2)) - wide<S>(y + p * (lanes / 2));
+    sums[p] += rounded(difference * difference);
+  }
+}
+
+// Sums of non-negative terms only grow, rounded too: a partial sum above the bound decides.
+template <class S>
+double squared_distance(const void* x_, const void* y_, int64_t d, double bound) {
+  typedef typename Raw<S>::S E;
+  const E* x = static_cast<const E*>(x_);
+  const E* y = static_cast<const E*>(y_);
+  D sums[pieces] = {};
+  int64_t c = 0;
+  while (c + order <= d) {
+    const int64_t stop = d - c > run ? c + run : d;
+    for (; c + order <= stop; c += order) add_squares<S>(x + c, y + c, sums);
+    const double partial = in_halves(sums);
+    if (partial > bound) return partial;
+  }
+  if (c < d) {
+    E left[order] = {}, right[order] = {};
+    for (int64_t l = 0; l < d - c; ++l) left[l] = x[c + l], right[l] = y[c + l];
+    add_squares<S>(left, right, sums);
+  }
+  return in_halves(sums);
+}
+
+template <class S>
+double centre(const void* x_, const double* centre, double scale, int64_t d, float* w) {
+  typedef typename Raw<S>::S E;
+  constexpr int step = lanes / 2;
+  typedef double Loose __attribute__((vector_size(8 * step), aligned(8), may_alias));
+  typedef float Out __attribute__((vector_size(4 * step), aligned(4), may_alias));
+  const E* x = static_cast<const E*>(x_);
+  D total[2] = {};
+  int64_t c = 0;
+  const auto one = [&](const E* from, const double* middle, float* to, D& sum) __attribute__((always_inline)) {
+    const D y = (wide<S>(from) - *reinterpret_cast<const Loose*>(middle)) * scale;
+    sum += y * y;
+    *reinterpret_cast<Out*>(to) = __builtin_convertvector(y, Out);
+  };
+  for (; c + 2 * step <= d; c += 2 * step) {
+    one(x + c, centre + c, w + c, total[0]);
+    one(x + c + step, centre + c + step, w + c + step, total[1]);
+  }
+  for (; c < d; c += step) {
+    const int64_t used = d - c < step ? d - c : step;
+    E from[step] = {};
+    double middle[step] = {};
+    float to[step];
+    for (int64_t l = 0; l < used; ++l) from[l] = x[c + l], middle[l] = centre[c + l];
+    one(from, middle, to, total[0]);
+    for (int64_t l = 0; l < used; ++l) w[c + l] = to[l];
+  }
+  double sum = 0;
+  for (int l = 0; l < step; ++l) sum += total[0][l] + total[1][l];
+  return sum;
+}
+
+template <class F_>
+GANKERN_INLINE double dispatch(Element element, F_ f) {
+  switch (element) {
+    case Element::f32:
+      return f(float{});
+    case Element::f64:
+      return f(double{});
+    case Element::f16:
+      return f(Half{});
+    case Element::bf16:
+      return f(Brain{});
+    default:
+      return f(uint8_t{});
+  }
+}
+
+double any_squared_distance(Element element, const void* x, const void* y, int64_t d, double bound) {
+  return dispatch(element, [&](auto s) { return squared_distance<decltype(s)>(x, y, d, bound); });
+}
+
+double any_centre(Element element, const void* x, const double* middle, double scale, int64_t d, float* w) {
+  return dispatch(element, [&](auto s) { return centre<decltype(s)>(x, middle, scale, d, w); });
+}
+
+void pack(const float* w, int64_t stride, int64_t count, int64_t k, float* packed) {
+  for (int64_t n = 0; n < k; ++n, packed += panel) {
+    for (int64_t r = 0; r < count; ++r) packed[r] = w[r * stride + n];
+    for (int64_t r = count; r < panel; ++r) packed[r] = 0;
+  }
+}
+
+void project(const float* data, const float* q, int64_t stride, int64_t m, int64_t k, float* out) {
+  for (int64_t c = 0; c < m; c += rows) {
+    F x[rows * columns];
+    multiply(q + c / panel * stride + c % panel, data, k, x);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      if (c + r >= m) break;
+      float* to = out + (c + r) * panel;
+#pragma GCC unroll 4
+      for (int v = 0; v < columns; ++v) store(to + v * lanes, load(to + v * lanes) + x[r * columns + v]);
+    }
+  }
+}
+
+}  // namespace
+
+extern const closest_pairs::Kernels closest_pairs_kernels;
+const closest_pairs::Kernels closest_pairs_kernels = {panel, tile, any_squared_distance, any_centre, pack, project};
+
+}  // namespace GANKERN_ISA_NAMESPACE
+}  // namespace gankern
