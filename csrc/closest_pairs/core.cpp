@@ -131,9 +131,10 @@ struct Micro {
     Candidate found[rows * panel];
     int64_t count = 0;
     const float threshold = -relaxed(s.theta);
-    for (int64_t r = 0; r < rows && a + r < s.a.count; ++r) {
-      for (int64_t c = 0; c < panel && b + c < s.b.count; ++c) {
-        if (!(value[r * panel + c] >= threshold)) continue;
+    for (int64_t r = 0; r < rows; ++r) {
+      if (s.a.half[a + r] == __FLT_MAX__) continue;
+      for (int64_t c = 0; c < panel; ++c) {
+        if (!(value[r * panel + c] >= threshold) || s.b.half[b + c] == __FLT_MAX__) continue;
         const int64_t i = s.a.first + a + r, j = s.b.first + b + c;
         if ((s.upper && i >= j) || (s.distinct && i == j)) continue;
         found[count++] = {a + r, b + c};

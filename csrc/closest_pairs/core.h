@@ -12,7 +12,7 @@ namespace gankern::closest_pairs {
 // serves both sides of a tile: `rows` neighbours of one panel are broadcast against the whole of another.
 struct Points {
   const float* packed = nullptr;
-  const float* half = nullptr;  // h_i: half the squared norm less the slack; the largest float beyond the last row
+  const float* half = nullptr;  // h_i: half the squared norm less the slack; the largest float for no row
   const float* tail = nullptr;  // [tests][padded rows]: the coordinate that stands for all that a prefix leaves out
   int64_t count = 0;            // rows
   int64_t padded = 0;           // rows of all panels

@@ -2,5 +2,6 @@
 
 from gankern.ops.closest_pairs import ClosestPairs, closest_pairs
 from gankern.ops.minibatch_l1 import minibatch_l1
+from gankern.ops.nearest import nearest
 
-__all__ = ["ClosestPairs", "closest_pairs", "minibatch_l1"]
+__all__ = ["ClosestPairs", "closest_pairs", "minibatch_l1", "nearest"]

@@ -106,7 +106,7 @@ class _Hunt:
         """False, with only `seed` changed, where bounds would not prune."""
         features, norms = _native().closest_pairs_project(self.x, self.frame.centre, self.frame.scale, basis)
         self.work += self.n * self.d * basis.shape[0]
-        far = _far_rows(self.x, norms, "closest_pairs", "x")
+        far = far_rows(self.x, norms, "closest_pairs", "x")
         if far.numel():
             features[far], norms[far] = 0, 0
         gram = basis.double() @ basis.double().T
@@ -135,7 +135,7 @@ class _Hunt:
     def _seed_from(self, value: Tensor, rows: Tensor) -> None:
         """Sets `seed` to a squared distance that k pairs do not exceed, chosen by the largest of `value`."""
         m = len(rows)
-        value.masked_fill_(torch.ones(m, m, dtype=torch.bool).tril_(), -torch.inf)
+        value.nan_to_num_(-torch.inf).masked_fill_(torch.ones(m, m, dtype=torch.bool).tril_(), -torch.inf)
         wanted = min(4 * self.k, m * (m - 1) // 2)
         if wanted <= m // 2:  # the best of each row: distinct pairs, and far cheaper than a selection from all
             most, column = value.max(1)
@@ -162,14 +162,12 @@ class _Hunt:
                 self._seed_whole()
             for b0 in begins[a0 // rows :]:
                 b = a if a0 == b0 else self._whole(b0, min(b0 + rows, self.n))[0]
-                ends = [*range(bounds.RUN, self.d, bounds.RUN), self.d]
-                segments = torch.tensor([[end, -1 if end < self.d else 0] for end in ends])
-                self._scan(a, b, segments)
+                self._scan(a, b, whole_segments(self.d))
         self._direct(torch.cat(all_far))
 
     def _whole(self, begin: int, end: int) -> tuple[tuple[Tensor, Tensor, Tensor, int], Tensor]:
         packed, norms = _native().closest_pairs_points(self.x, begin, end, self.frame.centre, self.frame.scale)
-        far = _far_rows(self.x[begin:end], norms, "closest_pairs", "x", begin)
+        far = far_rows(self.x[begin:end], norms, "closest_pairs", "x", begin)
         half = bounds.whole(norms, self.d)
         if far.numel():
             half[far] = torch.finfo(torch.float32).max
@@ -252,7 +250,13 @@ def _basis(x: Tensor, frame: Frame) -> Tensor | None:
     return basis.T.contiguous() if bool(captured > 0.5) else None
 
 
-def _far_rows(x: Tensor, norms: Tensor, op: str, name: str, first: int = 0) -> Tensor:
+def whole_segments(d: int) -> Tensor:
+    """Runs of whole rows, and one test at the end."""
+    ends = [*range(bounds.RUN, d, bounds.RUN), d]
+    return torch.tensor([[end, -1 if end < d else 0] for end in ends])
+
+
+def far_rows(x: Tensor, norms: Tensor, op: str, name: str, first: int = 0) -> Tensor:
     """Rows that the filter cannot hold; raises if one is not finite."""
     far = (~(norms <= bounds.LARGEST**2)).nonzero()[:, 0]
     if far.numel():
