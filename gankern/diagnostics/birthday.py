@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 from gankern.ops import ClosestPairs, closest_pairs
 from gankern.ops.closest_pairs.rows import sample
@@ -160,10 +159,12 @@ def estimate_support(samples: int, collisions: int, confidence: float = _CONFIDE
     With n equally likely outputs, pairs of N samples collide with probability 1 / n each, pairwise independently, so
     their number has mean and variance of a Poisson variable with mean N (N - 1) / (2 n), nearly.
     """
+    from scipy import stats
+
     pairs = samples * (samples - 1) // 2
     tail = (1 - confidence) / 2
-    fewest = stats.chi2.ppf(tail, 2 * collisions) / 2 if collisions else 0.0
-    most = stats.chi2.ppf(1 - tail, 2 * collisions + 2) / 2
+    fewest = float(stats.chi2.ppf(tail, 2 * collisions)) / 2 if collisions else 0.0
+    most = float(stats.chi2.ppf(1 - tail, 2 * collisions + 2)) / 2
     low = max(1.0, pairs / most)
     high = pairs / fewest if fewest > 0 else math.inf
     return Support(pairs / collisions if collisions else math.inf, low, high, collisions, pairs)
@@ -314,6 +315,8 @@ def _heavy(n: int, colliding: np.ndarray, groups: list[np.ndarray]) -> tuple[lis
     A group of m is heavy if, with the support that the *other* samples show (its lower limit, which makes groups
     largest), any output would come m times or more with probability below 1/1000 (a union bound over outputs).
     """
+    from scipy import stats
+
     heavy: list[HeavyAtom] = []
     left, inside = n, np.ones(n, bool)
     support: Support | None = None

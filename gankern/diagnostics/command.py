@@ -65,9 +65,7 @@ def execute(arguments: argparse.Namespace) -> int:
         samples = load_samples(arguments.samples)
         reference = None if arguments.reference is None else load_samples(arguments.reference)
         with _bar() as report:
-            result = birthday_test(
-                samples, reference, threshold=arguments.threshold, k=arguments.k, progress=report
-            )
+            result = birthday_test(samples, reference, threshold=arguments.threshold, k=arguments.k, progress=report)
         written = write_report(arguments.out, samples, result, arguments.samples.name)
     except (InputError, ValueError, TypeError) as error:
         return _fail(str(error))

@@ -55,7 +55,10 @@ def memorization(samples: Any, training_set: Any) -> Memorization:
     Raises:
         ValueError: too few rows, and what `nearest` raises.
     """
-    generated, training = sample("memorization", "samples", samples), sample("memorization", "training_set", training_set)
+    generated, training = (
+        sample("memorization", "samples", samples),
+        sample("memorization", "training_set", training_set),
+    )
     if len(generated) < 1 or len(training) < 2:
         raise ValueError(
             "memorization: samples must hold at least 1 row and training_set 2, "

@@ -24,7 +24,7 @@ from gankern.diagnostics.birthday import BirthdayResult, Support
 from gankern.diagnostics.inputs import as_images
 
 _INK, _BLUE, _RED, _GREY = "#1c2430", "#2f6fb3", "#c2452d", "#8a94a3"
-_LOOK = {"font.size": 10, "axes.edgecolor": _GREY, "text.color": _INK, "axes.labelcolor": _INK}
+_LOOK: Any = {"font.size": 10, "axes.edgecolor": _GREY, "text.color": _INK, "axes.labelcolor": _INK}
 
 
 def number(x: float | None) -> str:
@@ -91,7 +91,9 @@ def curve_png(result: BirthdayResult) -> bytes:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     curve = result.curve
     if result.support.collisions:
-        left.fill_between(curve.size, curve.low, curve.high, color=_BLUE, alpha=0.15, linewidth=0, label="95 % interval")
+        left.fill_between(
+            curve.size, curve.low, curve.high, color=_BLUE, alpha=0.15, linewidth=0, label="95 % interval"
+        )
         label = f"{number(result.support.estimate)} equally likely outputs"
         left.plot(curve.size, curve.expected, color=_BLUE, label=label)
     left.plot(curve.size, curve.observed, color=_RED, linewidth=1.8, label="observed, random orders")
@@ -189,7 +191,7 @@ def page(result: BirthdayResult, name: str, pairs: bytes, curve: bytes) -> str:
         )
     entries = zip(result.closest.distance.tolist(), result.closest.i.tolist(), result.closest.j.tolist(), strict=True)
     table = "".join(
-        f'<tr{" class=hit" if d <= result.threshold.distance else ""}><td class=n>{rank}</td><td class=n>{d:.6g}</td>'
+        f"<tr{' class=hit' if d <= result.threshold.distance else ''}><td class=n>{rank}</td><td class=n>{d:.6g}</td>"
         f"<td class=n>{i}</td><td class=n>{j}</td></tr>"
         for rank, (d, i, j) in enumerate(entries, 1)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -43,4 +45,4 @@ def positive(op: str, name: str, value: object) -> int:
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{op}: {name} must be at least 1, got {value}")
-    return value
+    return cast(int, value)

@@ -36,8 +36,8 @@ product of d terms in runs errs by g |w_i| |q_c| in each, over m directions g sq
 
     e^p_i = |y_i| (g sqrt(m) (1 + eta) + eta + 2 u) (1 + 2^-10).
 
-The tail comes from squared norms: t_i^2 = |y_i|^2 + kappa^2 - |Q_q^T y_i|^2, computed in float64 with an error of at most
-delta_i = 2 |y_i| e^p_i + (e^p_i)^2 + 2^-40 |y_i|^2, so t^_i errs by at most delta_i / (t^_i + kappa) + u t^_i.
+The tail comes from squared norms: t_i^2 = |y_i|^2 + kappa^2 - |Q_q^T y_i|^2, computed in float64 with an error of
+at most delta_i = 2 |y_i| e^p_i + (e^p_i)^2 + 2^-40 |y_i|^2, so t^_i errs by at most delta_i / (t^_i + kappa) + u t^_i.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ import torch
 from torch import Tensor
 
 U = 2.0**-24
-MARGIN = 1 / 16
+#: m of the whole rows, whose points are nearly exact, and of prefixes: what (1 + 1/m) e^2 loses, m T^2 / 2 must not.
+WHOLE_MARGIN = 2.0**-10
+PREFIX_MARGIN = 2.0**-6
 #: As `run` in csrc/closest_pairs/core.h.
 RUN = 128
 #: Scaled rows with a larger norm are left to direct differences.
@@ -66,10 +68,10 @@ def gamma(terms: float) -> float:
     return terms * U / (1 - terms * U)
 
 
-def half_norms(squares: Tensor, error: Tensor, k: int) -> Tensor:
+def half_norms(squares: Tensor, error: Tensor, k: int, margin: float) -> Tensor:
     """h' in float32, rounded down, from float64 |a^|^2 and e."""
     beta = (product_terms(k) + 16) * U * (1 + 2.0**-6)
-    h = 0.5 * squares * (1 - beta) - (1 + 1 / MARGIN) * error.square() - _TINY
+    h = 0.5 * squares * (1 - beta) - (1 + 1 / margin) * error.square() - _TINY
     return round_down(h)
 
 
@@ -81,7 +83,7 @@ def round_down(h: Tensor) -> Tensor:
 def whole(norms: Tensor, d: int) -> Tensor:
     """h' of whole rows from float64 |y|^2."""
     error = U * (1 + 2.0**-20) * norms.sqrt() + 2.0**-100
-    return half_norms(norms * (1 - 3 * U), error, d)
+    return half_norms(norms * (1 - 3 * U), error, d, WHOLE_MARGIN)
 
 
 def projection_error(norms: Tensor, d: int, m: int, eta: float) -> Tensor:
@@ -101,6 +103,6 @@ def prefixes(features: Tensor, norms: Tensor, ends: list[int], d: int, eta: floa
         begin = end
         tail = ((norms - squares).clamp_min(0) + kappa**2).sqrt().float()
         whole_error = error + delta / (tail.double() + kappa) + U * tail.double()
-        halves.append(half_norms(squares + tail.double().square(), whole_error, end + 1))
+        halves.append(half_norms(squares + tail.double().square(), whole_error, end + 1, PREFIX_MARGIN))
         tails.append(tail)
     return torch.stack(halves).amin(0), torch.stack(tails)

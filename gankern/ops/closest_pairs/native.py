@@ -9,7 +9,7 @@ the place of short points: the same tiles are then a matrix product over half of
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ _ENDS = [16, DIRECTIONS]
 _BLOCK_BYTES = 128 << 20
 _FEW_PAIRS = 4096
 
+
 class Stats(NamedTuple):
     """How a search went.
 
@@ -45,6 +46,10 @@ class Stats(NamedTuple):
     pairs: int
     dimensions: float
     exact: int
+
+
+#: Packed points, h', tails, and the number of the first row.
+_Side = tuple[Tensor, Tensor, Tensor, int]
 
 
 class Frame(NamedTuple):
@@ -62,7 +67,7 @@ class Best(NamedTuple):
     j: Tensor
 
 
-def _native() -> torch._ops._OpNamespace:
+def _native() -> Any:
     return torch.ops.gankern_native
 
 
@@ -118,7 +123,7 @@ class _Hunt:
         packed = _native().closest_pairs_pack(features)
         side = (packed, half, tails, 0)
         segments = torch.tensor([[end, number] for number, end in enumerate(_ENDS)])
-        self._scan(side, side, segments)
+        self._scan(side, side, segments, bounds.PREFIX_MARGIN)
         self._direct(far)
         return True
 
@@ -127,7 +132,7 @@ class _Hunt:
         points = torch.cat((features[rows], tails[-1][rows, None]), 1)
         value = (points @ points.T).sub_(half[rows, None]).sub_(half[rows])
         self._seed_from(value, rows)
-        theta = 0.5 * (1 + bounds.MARGIN) * (self.frame.scale * math.sqrt(self.seed)) ** 2
+        theta = 0.5 * (1 + bounds.PREFIX_MARGIN) * (self.frame.scale * math.sqrt(self.seed)) ** 2
         hits = int((value >= -theta).sum()) - len(rows)
         # A direct distance costs about ten times as much per coordinate as a matrix product does.
         return hits / (len(rows) * (len(rows) - 1)) < 0.05
@@ -162,10 +167,10 @@ class _Hunt:
                 self._seed_whole()
             for b0 in begins[a0 // rows :]:
                 b = a if a0 == b0 else self._whole(b0, min(b0 + rows, self.n))[0]
-                self._scan(a, b, whole_segments(self.d))
+                self._scan(a, b, whole_segments(self.d), bounds.WHOLE_MARGIN)
         self._direct(torch.cat(all_far))
 
-    def _whole(self, begin: int, end: int) -> tuple[tuple[Tensor, Tensor, Tensor, int], Tensor]:
+    def _whole(self, begin: int, end: int) -> tuple[_Side, Tensor]:
         packed, norms = _native().closest_pairs_points(self.x, begin, end, self.frame.centre, self.frame.scale)
         far = far_rows(self.x[begin:end], norms, "closest_pairs", "x", begin)
         half = bounds.whole(norms, self.d)
@@ -181,7 +186,7 @@ class _Hunt:
         self._seed_from((w @ w.T).sub_(half[:, None]).sub_(half), rows)
 
     # -- both ------------------------------------------------------------------------------------------------------
-    def _scan(self, a: tuple, b: tuple, segments: Tensor) -> None:
+    def _scan(self, a: _Side, b: _Side, segments: Tensor, margin: float) -> None:
         """Offers the pairs of two sides, in bands of row tiles where that is long."""
         tiles, same = -(-len(a[1]) // TILE), a[3] == b[3]
         long = self.progress is not None or tiles * len(b[1]) > 10_000_000
@@ -189,7 +194,7 @@ class _Hunt:
         for begin in range(0, tiles, band):
             end = min(begin + band, tiles)
             *best, counts = _native().closest_pairs_scan(
-                self.x, *a, *b, segments, begin, end, self.frame.scale, bounds.MARGIN, self.seed, self.k, *self.best
+                self.x, *a, *b, segments, begin, end, self.frame.scale, margin, self.seed, self.k, *self.best
             )
             self.best = Best(*best)
             work, exact = counts.tolist()
@@ -211,7 +216,8 @@ class _Hunt:
             i, j = others.clamp_max(row), others.clamp_min(row)
             squared = _native().closest_pairs_distances(self.x, self.x, i, j)
             self.exact += len(i)
-            merged = (torch.cat(pair) for pair in zip(self.best, (squared, i, j), strict=True))
+            old = self.best
+            merged = torch.cat((old.squared, squared)), torch.cat((old.i, i)), torch.cat((old.j, j))
             self.best = Best(*sorted_best(*merged, self.k))
 
 

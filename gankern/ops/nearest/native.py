@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +17,21 @@ _FEW_PAIRS = 4096
 _NO_ROW = torch.iinfo(torch.int64).max
 
 
-def _native() -> torch._ops._OpNamespace:
+def _native() -> Any:
     return torch.ops.gankern_native
 
 
 def _distances(x: Tensor, y: Tensor, rows: Tensor, others: Tensor) -> Tensor:
     """Squared distances between every one of some rows of x and every one of some rows of y."""
-    i, j = torch.meshgrid(rows, others, indexing="ij")
-    i, j = i.reshape(-1), j.reshape(-1)
+    i, j = rows.repeat_interleave(len(others)), others.repeat(len(rows))
     return _native().closest_pairs_distances(x, y, i, j).view(len(rows), len(others))
 
 
 def _least(squared: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k least of each row by (squared distance, index); NaN is last."""
-    order = index.argsort(1, stable=True)
+    order = index.sort(dim=1, stable=True).indices
     squared, index = squared.gather(1, order), index.gather(1, order)
-    order = squared.argsort(1, stable=True)[:, :k]
+    order = squared.sort(dim=1, stable=True).indices[:, :k]
     return squared.gather(1, order), index.gather(1, order)
 
 
@@ -73,9 +73,9 @@ def search(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
             b = a if same else _Side(others, b0, min(b0 + rows, m), view, "x" if distinct else "y")
             far.append(b.far + b0)
             bound, squared, index, _ = _native().nearest_scan(
-                x, others, *a.operands, *b.operands, whole_segments(d), view.scale, bounds.MARGIN, distinct, bound,
-                squared, index,
-            )  # fmt: skip
+                *(x, others, *a.operands, *b.operands, whole_segments(d), view.scale, bounds.WHOLE_MARGIN),
+                *(distinct, bound, squared, index),
+            )
         found.append(_with_far(a, others, torch.cat(far), squared, index, distinct))
     return torch.cat([s for s, _ in found]), torch.cat([i for _, i in found])
 
@@ -105,7 +105,7 @@ def _with_far(
 ) -> tuple[Tensor, Tensor]:
     """Adds the rows, on either side, that the filter cannot hold."""
     k = squared.shape[1]
-    for column in far.split(64):
+    for column in far.split(64) if far.numel() else ():
         rows = torch.arange(a.begin, a.end)
         more = _distances(a.x, y, rows, column)
         if distinct:
@@ -113,9 +113,7 @@ def _with_far(
         numbers = torch.where(more.isnan(), _NO_ROW, column.expand_as(more))
         squared, index = _least(torch.cat((squared, more), 1), torch.cat((index, numbers), 1), k)
     for row in a.far.tolist():
-        squared[row : row + 1], index[row : row + 1] = _direct_rows(
-            a.x, y, torch.tensor([a.begin + row]), k, distinct
-        )
+        squared[row : row + 1], index[row : row + 1] = _direct_rows(a.x, y, torch.tensor([a.begin + row]), k, distinct)
     return squared, index
 
 

@@ -29,7 +29,7 @@ def nearest(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
         if y is None:
             own = torch.arange(len(found), device=x.device)
             found[own, own + begin] = torch.nan  # sorted behind infinity
-        order = found.argsort(1, stable=True)[:, :k]
+        order = found.sort(dim=1, stable=True).indices[:, :k]
         index[begin : begin + block] = order
         squared[begin : begin + block] = found.gather(1, order)
     return squared.sqrt().to(distance_dtype(x)), index
