@@ -1,4 +1,4 @@
-"""Exactness of closest_pairs and nearest: against direct float64 differences, on everything that breaks such searches."""
+"""Exactness of closest_pairs and nearest against direct float64 differences, on what breaks such searches."""
 
 from __future__ import annotations
 

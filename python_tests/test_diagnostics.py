@@ -101,7 +101,7 @@ def test_heavy_atom_is_flagged_and_left_out():
 
 
 def test_two_heavy_atoms():
-    x, index = draw(2000, 20_000, seed=4, heavy=0.02)
+    x, _ = draw(2000, 20_000, seed=4, heavy=0.02)
     other = np.random.default_rng(0).choice(2000, 60, replace=False)
     x[other] = x[other[0]] + NOISE * np.random.default_rng(1).normal(size=(60, x.shape[1])).astype(np.float32)
     assert len(birthday_test(x, threshold=NEAR).heavy) == 2

@@ -263,7 +263,7 @@ def _threshold(
     count = min(len(real), len(rows))
     if count < len(real):
         real = real[torch.from_numpy(np.sort(chooser.choice(len(real), count, replace=False)))]
-    nearest = closest_pairs(real, min(1000, count * (count - 1) // 2), progress=progress).distance.double()
+    nearest = _closest("reference", real, min(1000, count * (count - 1) // 2), progress).distance.double()
     positive = nearest[nearest > 0]
     if not len(positive):
         raise ValueError("birthday_test: reference holds too many equal rows to tell what a duplicate is")
@@ -273,6 +273,14 @@ def _threshold(
     return Threshold(math.nextafter(float(positive[0]), 0.0), "reference", meaning)
 
 
+def _closest(name: str, rows: torch.Tensor, k: int, progress: Callable[[int, int], None] | None) -> ClosestPairs:
+    """closest_pairs, with errors that name the argument."""
+    try:
+        return closest_pairs(rows, k, progress=progress)
+    except ValueError as error:
+        raise ValueError(str(error).replace("closest_pairs: x", f"birthday_test: {name}")) from None
+
+
 def _collisions(
     rows: torch.Tensor, distance: float, k: int, progress: Callable[[int, int], None] | None
 ) -> tuple[ClosestPairs, np.ndarray]:
@@ -280,7 +288,7 @@ def _collisions(
     pairs = len(rows) * (len(rows) - 1) // 2
     wanted = min(max(k, 4096), pairs)
     while True:
-        found = closest_pairs(rows, wanted, progress=progress)
+        found = _closest("samples", rows, wanted, progress)
         count = int((found.distance.double() <= distance).sum())
         if count < len(found.distance) or wanted == pairs:
             break

@@ -67,8 +67,11 @@ def execute(arguments: argparse.Namespace) -> int:
         with _bar() as report:
             result = birthday_test(samples, reference, threshold=arguments.threshold, k=arguments.k, progress=report)
         written = write_report(arguments.out, samples, result, arguments.samples.name)
-    except (InputError, ValueError, TypeError) as error:
+    except InputError as error:
         return _fail(str(error))
+    except (ValueError, TypeError) as error:
+        about_reference = "reference" in str(error) and arguments.reference is not None
+        return _fail(f"{arguments.reference if about_reference else arguments.samples}: {error}")
     except OSError as error:
         return _fail(f"{error.filename or arguments.out}: {error.strerror or error}")
     except MemoryError:

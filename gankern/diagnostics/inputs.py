@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def load_samples(path: Path) -> np.ndarray:
             samples = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             raise InputError(f"{path}: expected an .npz, an .npy or a folder of images")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise InputError(f"{path}: cannot be read: {_short(error)}") from None
     if samples.dtype.name not in _DTYPES:
         raise InputError(f"{path}: expected {', '.join(_DTYPES)}; got an array of {samples.dtype}")
@@ -44,7 +45,9 @@ def load_samples(path: Path) -> np.ndarray:
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return "it holds pickled objects, which are never loaded" if "pickle" in text.lower() else text
+    if "pickle" in text.lower() or "Python objects" in text:
+        return "it is no NumPy file, or holds pickled objects, which are never loaded"
+    return text
 
 
 def _npz(path: Path) -> np.ndarray:

@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gankern._version import __version__
 from gankern.diagnostics.birthday import BirthdayResult, Support
@@ -31,7 +32,7 @@ def number(x: float | None) -> str:
     """A support size or probability, short."""
     if x is None or not math.isfinite(x):
         return "no limit"
-    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+    return f"{float(f'{x:.3g}'):,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def sentence(support: Support) -> str:
@@ -103,7 +104,9 @@ def curve_png(result: BirthdayResult) -> bytes:
         left.annotate(
             f"s = {result.half_size:,}", (result.half_size, 0.5), (6, -14), textcoords="offset points", color=_INK
         )
-    left.set(xlabel="samples s", ylabel="probability of a collision", ylim=(-0.02, 1.02), xlim=(0, curve.size[-1]))
+    certain = [s for s, a, b in zip(curve.size, curve.observed, curve.low, strict=True) if min(a, b) > 0.995]
+    left.set(xlabel="samples s", ylabel="probability of a collision", ylim=(-0.02, 1.02))
+    left.set_xlim(0, certain[0] if certain else curve.size[-1])
     left.legend(frameon=False, loc="lower right" if result.support.collisions else "upper right")
     _clean(left)
 
@@ -115,6 +118,7 @@ def curve_png(result: BirthdayResult) -> bytes:
     right.axhline(result.threshold.distance, color=_INK, linewidth=0.9, linestyle="--", label="threshold")
     right.set(xlabel="closest pairs, by rank", ylabel="distance")
     right.set_ylim(bottom=0)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(frameon=False)
     _clean(right)
     return _png(figure)
