@@ -10,6 +10,7 @@ from typing import Any
 
 from gankern._info import info
 from gankern._version import __version__
+from gankern.bench import command as bench
 from gankern.diagnostics import command as birthday
 
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_print_info)
 
     birthday.add_subcommand(commands)
+    bench.add_subcommand(commands)
     return parser
 
 
