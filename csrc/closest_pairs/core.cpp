@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #endif
 
+#include "closest_pairs/elements.h"
 #include "common/simd.h"
 
 namespace gankern {
@@ -12,37 +13,23 @@ namespace {
 
 using closest_pairs::Candidate;
 using closest_pairs::Element;
-using closest_pairs::run;
 using closest_pairs::Scan;
 using closest_pairs::Segment;
 using closest_pairs::tile_rows;
 
 typedef Vec<float> F;
-typedef Vec<double> D;
 
 constexpr int lanes = Simd<float>::lanes;
-constexpr int columns = 3;                                    // vectors of a panel
+constexpr int columns = 3;  // vectors of a panel
 constexpr int panel = columns * lanes;
-constexpr int rows = GANKERN_VECTOR_BYTES == 64 ? 8 : 4;      // rows of a micro tile: rows * columns sums in registers
+constexpr int rows = GANKERN_VECTOR_BYTES == 64 ? 8 : 4;  // rows of a micro tile: rows * columns sums in registers
 constexpr int blocks = panel / rows;
 
 static_assert(tile_rows % panel == 0 && panel % rows == 0);
 
-// Results round exactly as written: keeps the compiler from fusing the product into the sum.
-GANKERN_INLINE D rounded(D x) {
-#if defined(__x86_64__) && GANKERN_VECTOR_BYTES == 64
-  asm("" : "+v"(x));
-#elif defined(__x86_64__)
-  asm("" : "+x"(x));
-#else
-  asm("" : "+w"(x));
-#endif
-  return x;
-}
-
 GANKERN_INLINE F maximum(F a, F b) {
 #if defined(__x86_64__) && GANKERN_VECTOR_BYTES == 64
-  return _mm512_max_ps(a, b);
+  return _mm512_maskz_max_ps(0xffff, a, b);  // the plain form warns in GCC's header
 #elif defined(__x86_64__) && GANKERN_VECTOR_BYTES == 32
   return _mm256_max_ps(a, b);
 #elif defined(__x86_64__)
@@ -177,116 +164,6 @@ int64_t tile(const Scan& s, int64_t a0, int64_t a1, int64_t b0, int64_t b1, floa
     begin = segment.end;
   }
   return work;
-}
-
-template <class S>
-struct Raw;
-#define GANKERN_RAW(name, type)                                                           \
-  template <>                                                                             \
-  struct Raw<name> {                                                                      \
-    typedef type V __attribute__((vector_size(sizeof(type) * (lanes / 2)), aligned(1), may_alias)); \
-    typedef type S;                                                                       \
-  };
-struct Half {};
-struct Brain {};
-GANKERN_RAW(float, float)
-GANKERN_RAW(double, double)
-GANKERN_RAW(Half, uint16_t)
-GANKERN_RAW(Brain, uint16_t)
-GANKERN_RAW(uint8_t, uint8_t)
-#undef GANKERN_RAW
-
-typedef uint32_t Word __attribute__((vector_size(4 * (lanes / 2)), may_alias));
-typedef float Single __attribute__((vector_size(4 * (lanes / 2)), may_alias));
-
-// lanes / 2 elements as float64, exactly (finite values).
-template <class S>
-GANKERN_INLINE D wide(const typename Raw<S>::S* p) {
-  const auto x = *reinterpret_cast<const typename Raw<S>::V*>(p);
-  if constexpr (__is_same(S, Brain)) {
-    return __builtin_convertvector(reinterpret_cast<Single>(__builtin_convertvector(x, Word) << 16), D);
-  } else if constexpr (__is_same(S, Half)) {
-    const Word w = __builtin_convertvector(x, Word);
-    const Single magnitude = reinterpret_cast<Single>((w & 0x7fff) << 13) * 0x1p112f;  // moves the exponent's bias
-    return __builtin_convertvector(reinterpret_cast<Single>(reinterpret_cast<Word>(magnitude) | (w & 0x8000) << 16), D);
-  } else {
-    return __builtin_convertvector(x, D);
-  }
-}
-
-constexpr int order = 16;  // lanes of the documented order of summation
-constexpr int pieces = order / (lanes / 2);
-
-GANKERN_INLINE double in_halves(const D (&sums)[pieces]) {
-  alignas(64) double s[order];
-  for (int p = 0; p < pieces; ++p) store(s + p * (lanes / 2), sums[p]);
-  for (int half = order / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) s[l] += s[l + half];
-  }
-  return s[0];
-}
-
-template <class S>
-GANKERN_INLINE void add_squares(const typename Raw<S>::S* x, const typename Raw<S>::S* y, D (&sums)[pieces]) {
-#pragma GCC unroll 8
-  for (int p = 0; p < pieces; ++p) {
-    const D difference = wide<S>(x + p * (lanes / 2)) - wide<S>(y + p * (lanes / 2));
-    sums[p] += rounded(difference * difference);
-  }
-}
-
-// Sums of non-negative terms only grow, rounded too: a partial sum above the bound decides.
-template <class S>
-double squared_distance(const void* x_, const void* y_, int64_t d, double bound) {
-  typedef typename Raw<S>::S E;
-  const E* x = static_cast<const E*>(x_);
-  const E* y = static_cast<const E*>(y_);
-  D sums[pieces] = {};
-  int64_t c = 0;
-  while (c + order <= d) {
-    const int64_t stop = d - c > run ? c + run : d;
-    for (; c + order <= stop; c += order) add_squares<S>(x + c, y + c, sums);
-    const double partial = in_halves(sums);
-    if (partial > bound) return partial;
-  }
-  if (c < d) {
-    E left[order] = {}, right[order] = {};
-    for (int64_t l = 0; l < d - c; ++l) left[l] = x[c + l], right[l] = y[c + l];
-    add_squares<S>(left, right, sums);
-  }
-  return in_halves(sums);
-}
-
-template <class S>
-double centre(const void* x_, const double* centre, double scale, int64_t d, float* w) {
-  typedef typename Raw<S>::S E;
-  constexpr int step = lanes / 2;
-  typedef double Loose __attribute__((vector_size(8 * step), aligned(8), may_alias));
-  typedef float Out __attribute__((vector_size(4 * step), aligned(4), may_alias));
-  const E* x = static_cast<const E*>(x_);
-  D total[2] = {};
-  int64_t c = 0;
-  const auto one = [&](const E* from, const double* middle, float* to, D& sum) __attribute__((always_inline)) {
-    const D y = (wide<S>(from) - *reinterpret_cast<const Loose*>(middle)) * scale;
-    sum += y * y;
-    *reinterpret_cast<Out*>(to) = __builtin_convertvector(y, Out);
-  };
-  for (; c + 2 * step <= d; c += 2 * step) {
-    one(x + c, centre + c, w + c, total[0]);
-    one(x + c + step, centre + c + step, w + c + step, total[1]);
-  }
-  for (; c < d; c += step) {
-    const int64_t used = d - c < step ? d - c : step;
-    E from[step] = {};
-    double middle[step] = {};
-    float to[step];
-    for (int64_t l = 0; l < used; ++l) from[l] = x[c + l], middle[l] = centre[c + l];
-    one(from, middle, to, total[0]);
-    for (int64_t l = 0; l < used; ++l) w[c + l] = to[l];
-  }
-  double sum = 0;
-  for (int l = 0; l < step; ++l) sum += total[0][l] + total[1][l];
-  return sum;
 }
 
 template <class F_>

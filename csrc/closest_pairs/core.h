@@ -37,8 +37,8 @@ struct Scan {
   int64_t k = 0;
   const Segment* segments = nullptr;
   int64_t segment_count = 0;
-  bool upper = false;        // only pairs whose number in a is below that in b
-  bool distinct = false;     // only pairs of different numbers
+  bool upper = false;     // only pairs whose number in a is below that in b
+  bool distinct = false;  // only pairs of different numbers
   const float* theta = nullptr;
   void* context = nullptr;
   void (*offer)(void* context, const Candidate* candidates, int64_t count) = nullptr;

@@ -79,9 +79,7 @@ std::tuple<Tensor, Tensor> project(const Tensor& x, const Tensor& centre, double
   struct Scratch {
     Aligned rows, panel, sums;
   };
-  const auto make = [&] {
-    return Scratch{Aligned(k.panel * run), Aligned(k.panel * run), Aligned(k.panel * m)};
-  };
+  const auto make = [&] { return Scratch{Aligned(k.panel * run), Aligned(k.panel * run), Aligned(k.panel * m)}; };
   share_out(panels, make, [&](int64_t p, Scratch& s) {
     const int64_t first = p * k.panel, used = std::min<int64_t>(k.panel, n - first);
     float *rows = s.rows.data(), *panel = s.panel.data(), *sums = s.sums.data();
@@ -131,7 +129,8 @@ struct PairWorker {
       const int64_t i = self.first_a + candidates[n].a, j = self.first_b + candidates[n].b;
       if (self.best.hopeless(i, j)) continue;
       const double bound = self.best.bound();
-      const double squared = self.kernels.squared_distance(self.x.element, self.x.row(i), self.x.row(j), self.x.d, bound);
+      const double squared =
+          self.kernels.squared_distance(self.x.element, self.x.row(i), self.x.row(j), self.x.d, bound);
       ++self.exact;
       if (squared <= bound) self.best.add({squared, i, j});
     }
@@ -152,8 +151,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scan(const Tensor& x, const Tensor& a
   const Kernels& kernel = kernels(isa());
   Side side_a(a, half_a, tail_a, first_a, kernel.panel), side_b(b, half_b, tail_b, first_b, kernel.panel);
   check(k > 0 && a.size(1) == b.size(1) && tail_a.size(0) == tail_b.size(0), "two sides of one kind");
-  check(first_a >= 0 && first_a + half_a.size(0) <= x.size(0) && first_b >= 0 &&
-            first_b + half_b.size(0) <= x.size(0), "points of x");
+  check(first_a >= 0 && first_a + half_a.size(0) <= x.size(0) && first_b >= 0 && first_b + half_b.size(0) <= x.size(0),
+        "points of x");
   const auto plan = segments_of(segments, a.size(1), tail_a.size(0));
   const int64_t kept = best_squared.size(0);
   check_vector(best_squared, ScalarType::Double, kept, "float64 best distances");
@@ -190,14 +189,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scan(const Tensor& x, const Tensor& a
     ~Worker() { all_work += work, all_exact += exact; }
   };
   share_out(
-      static_cast<int64_t>(items.size()),
-      [&] { return Worker({kernel, data, best, first_a, first_b}, work, exact); },
+      static_cast<int64_t>(items.size()), [&] { return Worker({kernel, data, best, first_a, first_b}, work, exact); },
       [&](int64_t item, Worker& worker) {
         const auto [a0, b0] = items[item];
         Scan mine = s;
         mine.context = static_cast<PairWorker*>(&worker);
-        worker.work += kernel.tile(mine, a0, std::min(a0 + step, side_a.panels), b0,
-                                   std::min(b0 + step, side_b.panels), worker.scratch.data());
+        worker.work += kernel.tile(mine, a0, std::min(a0 + step, side_a.panels), b0, std::min(b0 + step, side_b.panels),
+                                   worker.scratch.data());
       });
 
   std::vector<Entry> found = best.entries();

@@ -65,8 +65,8 @@ struct RowTile {
       const int64_t row = candidates[n].a, j = s.first_b + candidates[n].b;
       Neighbour* heap = self.heap(row);
       if (heap->squared == 0 && heap->j < j) continue;
-      const double squared = s.kernels.squared_distance(s.x.element, s.x.row(s.first_a + row), s.y.row(j), s.x.d,
-                                                        s.bound[row]);
+      const double squared =
+          s.kernels.squared_distance(s.x.element, s.x.row(s.first_a + row), s.y.row(j), s.x.d, s.bound[row]);
       ++self.exact;
       if (squared > s.bound[row] || !(Neighbour{squared, j} < *heap)) continue;
       std::pop_heap(heap, heap + s.k);
@@ -92,11 +92,10 @@ struct RowTile {
 // Offers every row of b to every row of a. `bound` (rows of a) is a squared distance that k rows of y do not exceed;
 // `best_*` (rows of a, k) hold what earlier scans kept, filled up with infinity and the largest index. Returns the
 // new bound, the best of both, each row sorted, and (multiply-adds, exact distances).
-std::tuple<Tensor, Tensor, Tensor, Tensor> scan(const Tensor& x, const Tensor& y, const Tensor& a,
-                                                const Tensor& half_a, int64_t first_a, const Tensor& b,
-                                                const Tensor& half_b, int64_t first_b, const Tensor& segments,
-                                                double scale, double margin, bool distinct, const Tensor& bound,
-                                                const Tensor& best_squared, const Tensor& best_j) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> scan(const Tensor& x, const Tensor& y, const Tensor& a, const Tensor& half_a,
+                                                int64_t first_a, const Tensor& b, const Tensor& half_b, int64_t first_b,
+                                                const Tensor& segments, double scale, double margin, bool distinct,
+                                                const Tensor& bound, const Tensor& best_squared, const Tensor& best_j) {
   const Kernels& kernel = kernels(isa());
   const int64_t n = half_a.size(0), k = best_squared.size(1);
   Tensor no_tail = new_empty(x, {1, std::max(n, half_b.size(0))}, ScalarType::Float);
@@ -167,6 +166,4 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> scan(const Tensor& x, const Tensor& y
 }  // namespace
 }  // namespace gankern::nearest
 
-STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
-  m.impl("nearest_scan", TORCH_BOX(&gankern::nearest::scan));
-}
+STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) { m.impl("nearest_scan", TORCH_BOX(&gankern::nearest::scan)); }

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gankern._version import __version__
-from gankern.diagnostics.birthday import BirthdayResult, Support
 from gankern.diagnostics.inputs import as_images
+from gankern.diagnostics.results import BirthdayResult, Support
 
 _INK, _BLUE, _RED, _GREY = "#1c2430", "#2f6fb3", "#c2452d", "#8a94a3"
 _LOOK: Any = {"font.size": 10, "axes.edgecolor": _GREY, "text.color": _INK, "axes.labelcolor": _INK}
