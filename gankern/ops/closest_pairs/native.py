@@ -128,7 +128,7 @@ class _Hunt:
         return True
 
     def _seed_prefix(self, features: Tensor, half: Tensor, tails: Tensor) -> bool:
-        rows = spread_rows(self.n, max(1024, math.isqrt(16 * self.k)))
+        rows = spread_rows(self.n, max(256, min(1024, self.n // 8), math.isqrt(16 * self.k)))
         points = torch.cat((features[rows], tails[-1][rows, None]), 1)
         value = (points @ points.T).sub_(half[rows, None]).sub_(half[rows])
         self._seed_from(value, rows)
