@@ -10,7 +10,8 @@ from typing import Any
 
 from gankern._info import info
 from gankern._version import __version__
-from gankern.bench import command
+from gankern.bench import command as bench
+from gankern.diagnostics import command as birthday
 
 
 def _print_info(arguments: argparse.Namespace) -> int:
@@ -49,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(run=_print_info)
 
-    command.add_subcommand(commands)
+    birthday.add_subcommand(commands)
+    bench.add_subcommand(commands)
     return parser
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gankern.ops import _checks, minibatch_l1
+from gankern.ops import _checks
+from gankern.ops.minibatch_l1 import minibatch_l1
 
 _INITS = ("normal", "salimans")
 

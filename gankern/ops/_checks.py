@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -50,3 +52,12 @@ def boolean(op: str, name: str, value: object) -> bool:
 def autocast(x: Tensor) -> bool:
     """Whether autocast is on for x's device."""
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
+def positive(op: str, name: str, value: object) -> int:
+    """`value`, if it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {value}")
+    return cast(int, value)

@@ -64,7 +64,7 @@ def measure(spec: Any, target: str) -> dict[str, Any]:
     stores, loads, registers = map(int, found.groups())
     row |= {"registers": registers, "spills": stores + loads, "may_spill": spec.may_spill}
     if spec.element and (loop := _loop(compiled.asm["cubin"], spec.element)):
-        row |= {"instructions": loop[0], "elements": loop[1], "floor": spec.floor}
+        row |= {"instructions": loop[0], "elements": loop[1]} | ({"floor": spec.floor} if spec.floor else {})
     return row
 
 

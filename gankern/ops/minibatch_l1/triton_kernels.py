@@ -289,11 +289,11 @@ def aot_specs() -> list[AotSpec]:
 
         for order, order_name in enumerate(("forward", "backward", "double_backward")):
             add(f"pack{order} {name}", _pack, {"ORDER": order})
-            kernel, count = _derivative if order else _forward, {"floor": (2, 5, 8)[order]}
-            if not double:
-                count["element"] = r"\|R\d+\|"
+            kernel, element = _derivative if order else _forward, "" if double else r"\|R\d+\|"
             for c in (5, 16) if half else (8, 16, NEAR, 2 * NEAR) if double else (5, 8, 16, NEAR, 2 * NEAR):
                 many, few = (_tiling(order, n, 100, c, dtype) for n in (1024, 64))
                 for tiling, rows in ((many, ""), (few, " few rows"))[: 1 if half or few == many else 2]:
-                    add(f"{order_name} {name} C={c}{rows}", kernel, tiling, may_spill=double, **count)
+                    floor = 0 if order and tiling["FAR"] else (2, 5, 8)[order]  # far derivatives take two loops
+                    row = f"{order_name} {name} C={c}{rows}"
+                    add(row, kernel, tiling, element=element, floor=floor, may_spill=double)
     return list(specs.values())
