@@ -96,7 +96,7 @@ def _page(rows: list[Row], compilers: dict[str, str]) -> str:
         f"Compiled ahead of time, without a GPU, by {', '.join(f'{k} {v}' for k, v in sorted(compilers.items()))};",
         f"{UPDATE}. Instructions are those of the hottest loop, all of",
         "them, per element of the op (one |M_ibc - M_jbc|); the floor is what the element alone needs,",
-        "left out where an element takes part in more than one loop. The shared bytes are all: none is dynamic.",
+        "left out where an element takes part in more than one loop. Shared bytes are all that a block takes.",
         "Spills are bytes stored and loaded in one pass over the code (registers on gfx942); only fp64 may spill.",
         "",
         "| op | source | kernel | target | registers | spills | shared bytes | instructions / element | floor |",
