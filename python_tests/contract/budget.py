@@ -78,7 +78,9 @@ def sensitivity(spec: OpSpec, case_arguments: tuple, g: list[Tensor], v: list[Te
     generator = torch.Generator().manual_seed(size)
 
     def jitter(x: Tensor) -> Tensor:
-        return x * (1 + _STEP * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1).sign())
+        # Either way by half a step to a whole one: steps of one size would cancel where few equal terms do.
+        step = 2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1
+        return x * (1 + _STEP * 0.5 * (step + step.sign()))
 
     moved = {name: torch.zeros_like(x) for name, x in base.items() if x.is_floating_point()}
     for draw in range(3):
@@ -167,5 +169,5 @@ def _describe(what: str, wrong: Tensor, actual: Tensor, plain: Tensor, oracle: T
     lines = [f"{what} at {int(wrong.sum())} of {wrong.numel()} elements"]
     for place in places:
         at = tuple(place)
-        lines.append(f"  {place}: got {actual[at]:.9g}, plain torch {plain[at]:.9g}, oracle {oracle[at]:.17g}")
+        lines.append(f"  {place}: got {actual[at]:.17g}, plain torch {plain[at]:.17g}, oracle {oracle[at]:.17g}")
     return "\n".join(lines)
