@@ -1,0 +1,341 @@
+#include <numeric>
+
+#include "spectral_norm/layers.h"
+
+// Checks, the parallel regions and the registration.
+
+namespace gankern::spectral_norm {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+using Dims = std::vector<int64_t>;
+
+// |W v| for which W^T (W v) neither overflows nor loses digits to underflow.
+template <class T>
+constexpr double safe_low = std::is_same_v<T, double> ? 1e-150 : 1e-8;
+template <class T>
+constexpr double safe_high = std::is_same_v<T, double> ? 1e150 : 1e12;
+
+// As torch's clamp_min: NaN stays.
+double clamp(double x, double eps) { return x < eps ? eps : x; }
+
+template <class T>
+double square_norm(const T* x, int64_t count) {
+  double sum = 0;
+  for (int64_t k = 0; k < count; ++k) sum += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+  return sum;
+}
+
+template <class T>
+void divide_vector(T* to, const T* from, double divisor, int64_t count) {
+  for (int64_t k = 0; k < count; ++k) to[k] = static_cast<T>(from[k] / divisor);
+}
+
+template <class T>
+void copy_vector(T* to, const Tensor& from, int64_t length, const char* name) {
+  STD_TORCH_CHECK(from.dim() == 1 && from.size(0) == length, "spectral_norm: expected ", name, " of length ", length);
+  dispatch_floating(from, "spectral_norm", [&](auto element) {
+    const auto* x = static_cast<const decltype(element)*>(from.data_ptr());
+    const int64_t stride = from.stride(0);
+    for (int64_t k = 0; k < length; ++k) to[k] = static_cast<T>(x[k * stride]);
+  });
+}
+
+template <class F>
+void for_each(int64_t count, const F& f) {
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) f(k);
+  });
+}
+
+// One call: the layers, operands in the layers' order, and the parallel regions. S is the weights' element type.
+template <class S>
+class Call : public Layers<S> {
+ public:
+  using T = Accumulate<S>;
+  using Layers<S>::kernels;
+  using Layers<S>::list;
+  static constexpr ScalarType scalar_type = scalar_type_of<T>;
+
+  Call(const Tensors& weights, const Dims& dims) : Layers<S>(weights, dims), weights_(weights) {
+    for (const Layer& x : list) length_ += x.rows + x.columns(), rows_ += x.rows;
+  }
+
+  int64_t count() const { return static_cast<int64_t>(list.size()); }
+  int64_t length() const { return length_; }
+
+  // Pointers to tensors of the weights' shapes, which are copied where they are not contiguous.
+  std::vector<const S*> inputs(const Tensors& tensors, const char* name) {
+    STD_TORCH_CHECK(tensors.size() == list.size(), "spectral_norm: expected one of ", name, " per weight");
+    std::vector<const S*> found;
+    for (size_t k = 0; k < list.size(); ++k) {
+      const Tensor& x = tensors[k];
+      STD_TORCH_CHECK(x.numel() == list[k].size() && x.scalar_type() == weights_[0].scalar_type(),
+                      "spectral_norm: expected ", name, " of the weights' shapes and dtype");
+      kept_.push_back(x.is_contiguous() ? x : torch::stable::contiguous(x));
+      found.push_back(static_cast<const S*>(kept_.back().data_ptr()));
+    }
+    return found;
+  }
+
+  // Fresh tensors of the weights' shapes.
+  std::vector<S*> outputs(Tensors* tensors) const {
+    std::vector<S*> found;
+    for (const Tensor& w : weights_) {
+      tensors->push_back(torch::stable::new_empty(w, w.sizes(), w.scalar_type()));
+      found.push_back(static_cast<S*>(tensors->back().data_ptr()));
+      advise_huge_pages(found.back(), w.numel() * static_cast<int64_t>(sizeof(S)));
+    }
+    return found;
+  }
+
+  // A fresh tensor of one number per layer.
+  Tensor numbers(const std::vector<double>& values) const {
+    Tensor x = new_empty(weights_[0], {count()}, scalar_type);
+    for (int64_t k = 0; k < count(); ++k) static_cast<T*>(x.data_ptr())[k] = static_cast<T>(values[k]);
+    return x;
+  }
+
+  std::vector<T> numbers(const Tensor& x) const {
+    STD_TORCH_CHECK(x.numel() == count() && x.scalar_type() == scalar_type,
+                    "spectral_norm: expected one number per layer, in the accumulation dtype");
+    std::vector<T> found(count());
+    copy_vector(found.data(), x, count(), "numbers");
+    return found;
+  }
+
+  // Where u and v of each layer lie in `vectors`.
+  void set_vectors(const Tensor& vectors) {
+    STD_TORCH_CHECK(vectors.numel() == length_ && vectors.is_contiguous() && vectors.scalar_type() == scalar_type,
+                    "spectral_norm: expected vectors of length ", length_, ", in the accumulation dtype");
+    T* next = static_cast<T*>(vectors.data_ptr());
+    for (const Layer& x : list) {
+      u.push_back(next);
+      v.push_back(next + x.rows);
+      next += x.rows + x.columns();
+    }
+  }
+
+  std::vector<T*> u, v;
+
+  // sigma of each layer, after n iterations that leave new u and v in `vectors`.
+  std::vector<double> iterate(const std::vector<const S*>& w, int64_t n, double eps) {
+    std::vector<double> sigma(count());
+    make_products(n > 0);
+    for (int64_t iteration = 0; iteration < n; ++iteration) {
+      products(w, true);
+      for_each(count(), [&](int64_t k) { sigma[k] = finish(k, w[k], eps); });
+    }
+    if (n > 0) return sigma;
+    return bilinear(w);
+  }
+
+  // u . (M v) of each layer.
+  std::vector<double> bilinear(const std::vector<const S*>& m) {
+    std::vector<double> found(count());
+    make_products(false);
+    products(m, false);
+    for (int64_t k = 0; k < count(); ++k) {
+      double sum = 0;
+      for (int64_t r = 0; r < list[k].rows; ++r) sum += static_cast<double>(u[k][r]) * static_cast<double>(y_[k][r]);
+      found[k] = sum;
+    }
+    return found;
+  }
+
+  // <a, b> of each layer.
+  std::vector<double> dots(const std::vector<const S*>& a, const std::vector<const S*>& b) const {
+    std::vector<double> parts(this->elements.list.size()), found(count());
+    this->elements.run(false, [&](const Items::Item& item, int64_t index) {
+      parts[index] = this->dot(a[item.layer] + item.begin, b[item.layer] + item.begin, item.end - item.begin);
+    });
+    for (size_t index = 0; index < parts.size(); ++index) found[this->elements.list[index].layer] += parts[index];
+    return found;
+  }
+
+  // out = alpha x + beta u v^T, with one alpha and beta per layer.
+  void add_rank_one(const std::vector<S*>& out, const std::vector<const S*>& x, const std::vector<double>& alpha,
+                    const std::vector<double>& beta) const {
+    this->runs.run(true, [&](const Items::Item& item, int64_t) {
+      const int64_t k = item.layer, length = list[k].run_length(), rows = list[k].rows;
+      for (int64_t run = item.begin; run < item.end; ++run) {
+        const T factor = list[k].transposed() ? v[k][run] : u[k][run % rows];
+        const T* vector = list[k].transposed() ? u[k] : v[k] + run / rows * length;
+        this->combine(out[k] + run * length, x[k] + run * length, alpha[k], vector, beta[k] * factor, length);
+      }
+    });
+  }
+
+ private:
+  Tensors weights_, kept_;
+  int64_t length_ = 0, rows_ = 0;
+  std::vector<T> y_memory_;
+  std::unique_ptr<T[]> z_memory_;
+  std::vector<T*> y_, z_;        // W v by layer; by item a part of W^T W v
+  std::vector<int64_t> first_;  // item of each layer's first part
+
+  void make_products(bool with_z) {
+    if (with_z && z_memory_ == nullptr) {
+      int64_t columns = 0;
+      for (const auto& item : this->rows.list) columns += list[item.layer].columns();
+      z_memory_.reset(new T[columns]);
+      T* next = z_memory_.get();
+      for (const auto& item : this->rows.list) z_.push_back(next), next += list[item.layer].columns();
+    }
+    if (!y_.empty()) return;
+    y_memory_.resize(rows_);
+    T* next = y_memory_.data();
+    for (const Layer& x : list) y_.push_back(next), next += x.rows;
+    first_.assign(count() + 1, 0);
+    for (const auto& item : this->rows.list) ++first_[item.layer + 1];
+    std::partial_sum(first_.begin(), first_.end(), first_.begin());
+  }
+
+  void products(const std::vector<const S*>& m, bool with_z) {
+    this->rows.run(false, [&](const Items::Item& item, int64_t index) {
+      const int64_t k = item.layer, columns = list[k].columns();
+      if (with_z) std::fill_n(z_[index], columns, T(0));
+      this->panels(k, m[k], item.begin, item.end, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+        kernels.dots(panel, stride, used, columns, v[k], y_[k] + row);
+        if (with_z) kernels.add_rows(panel, stride, used, columns, y_[k] + row, z_[index]);
+      });
+    });
+  }
+
+  // From y and the parts of z: u, v and sigma. With y not normalised, z = W^T y is |W v| times torch's W^T u, and
+  // sigma = u . (W v) = (W^T u) . v = |W^T u|^2 / max(|W^T u|, eps).
+  double finish(int64_t k, const S* w, double eps) {
+    const int64_t h = list[k].rows, columns = list[k].columns();
+    const double length = std::sqrt(square_norm(y_[k], h)), a = clamp(length, eps);
+    if (first_[k] == first_[k + 1]) {  // no rows: W^T u is zero
+      std::fill_n(v[k], columns, T(0));
+      return 0;
+    }
+    T* z = z_[first_[k]];
+    for (int64_t part = first_[k] + 1; part < first_[k + 1]; ++part) {
+      const T* more = z_[part];
+      for (int64_t c = 0; c < columns; ++c) z[c] += more[c];
+    }
+    divide_vector(u[k], y_[k], a, h);
+    double s = std::sqrt(square_norm(z, columns)), divisor = a;
+    if (!(length > safe_low<T> && length < safe_high<T> && std::isfinite(s))) {
+      // Rare: read W again, with u in place of y.
+      std::fill_n(z, columns, T(0));
+      this->panels(k, w, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+        kernels.add_rows(panel, stride, used, columns, u[k] + row, z);
+      });
+      s = std::sqrt(square_norm(z, columns));
+      divisor = 1;
+    }
+    s /= divisor;
+    const double b = clamp(s, eps);
+    divide_vector(v[k], z, divisor * b, columns);
+    return s * s / b;
+  }
+};
+
+void check(const Tensors& weights, const Dims& dims) {
+  STD_TORCH_CHECK(!weights.empty() && dims.size() == weights.size(), "spectral_norm: expected one of dims per weight");
+  for (size_t k = 0; k < weights.size(); ++k) {
+    STD_TORCH_CHECK(dims[k] >= 0 && dims[k] < weights[k].dim() &&
+                        weights[k].scalar_type() == weights[0].scalar_type(),
+                    "spectral_norm: expected weights of one dtype, and dims inside their shapes");
+  }
+}
+
+std::tuple<Tensors, Tensor, Tensor> run(const Tensors& weights, const Tensors& u, const Tensors& v, const Dims& dims,
+                                        int64_t n, double eps, bool divide) {
+  check(weights, dims);
+  STD_TORCH_CHECK(u.size() == weights.size() && v.size() == weights.size(),
+                  "spectral_norm: expected one u and one v per weight");
+  return dispatch_floating(weights[0], "spectral_norm", [&](auto element) {
+    Call<decltype(element)> call(weights, dims);
+    Tensor vectors = new_empty(weights[0], {call.length()}, call.scalar_type);
+    call.set_vectors(vectors);
+    for (int64_t k = 0; k < call.count(); ++k) {
+      copy_vector(call.u[k], u[k], call.list[k].rows, "u");
+      copy_vector(call.v[k], v[k], call.list[k].columns(), "v");
+    }
+    const auto w = call.inputs(weights, "weights");
+    Tensor sigma = call.numbers(call.iterate(w, n, eps));
+    Tensors normalized;
+    if (divide) {
+      const auto out = call.outputs(&normalized);
+      const auto* divisor = static_cast<const typename decltype(call)::T*>(sigma.data_ptr());
+      call.elements.run(true, [&](const Items::Item& item, int64_t) {
+        const int64_t k = item.layer;
+        call.divide(out[k] + item.begin, w[k] + item.begin, item.end - item.begin, divisor[k]);
+      });
+    }
+    return std::tuple(normalized, vectors, sigma);
+  });
+}
+
+std::tuple<Tensors, Tensor, Tensor> forward(const Tensors& weights, const Tensors& u, const Tensors& v,
+                                            const Dims& dims, int64_t n, double eps) {
+  return run(weights, u, v, dims, n, eps, true);
+}
+
+std::tuple<Tensor, Tensor> power(const Tensors& weights, const Tensors& u, const Tensors& v, const Dims& dims,
+                                 int64_t n, double eps) {
+  auto [none, vectors, sigma] = run(weights, u, v, dims, n, eps, false);
+  return {vectors, sigma};
+}
+
+Tensors backward(const Tensors& grads, const Tensor& grad_sigma, const Tensors& weights, const Tensor& vectors,
+                 const Tensor& sigma, const Dims& dims) {
+  check(weights, dims);
+  return dispatch_floating(weights[0], "spectral_norm_backward", [&](auto element) {
+    Call<decltype(element)> call(weights, dims);
+    call.set_vectors(vectors);
+    const auto g = call.inputs(grads, "grads"), w = call.inputs(weights, "weights");
+    const auto s = call.numbers(sigma), ds = call.numbers(grad_sigma);
+    const std::vector<double> gw = call.dots(g, w);
+    std::vector<double> alpha, beta;
+    for (int64_t k = 0; k < call.count(); ++k) {
+      alpha.push_back(1.0 / s[k]);
+      beta.push_back(ds[k] - gw[k] / s[k] / s[k]);
+    }
+    Tensors dw;
+    call.add_rank_one(call.outputs(&dw), g, alpha, beta);
+    return dw;
+  });
+}
+
+std::tuple<Tensors, Tensor, Tensors> double_backward(const Tensors& cotangents, const Tensors& grads,
+                                                     [[maybe_unused]] const Tensor& grad_sigma, const Tensors& weights,
+                                                     const Tensor& vectors, const Tensor& sigma, const Dims& dims) {
+  check(weights, dims);
+  return dispatch_floating(weights[0], "spectral_norm_double_backward", [&](auto element) {
+    Call<decltype(element)> call(weights, dims);
+    call.set_vectors(vectors);
+    const auto t = call.inputs(cotangents, "cotangents"), g = call.inputs(grads, "grads");
+    const auto w = call.inputs(weights, "weights");
+    const auto s = call.numbers(sigma);
+    const std::vector<double> a = call.bilinear(t), tg = call.dots(t, g), gw = call.dots(g, w);
+    std::vector<double> alpha, beta;
+    for (int64_t k = 0; k < call.count(); ++k) {
+      alpha.push_back(-a[k] / s[k] / s[k]);
+      beta.push_back((2.0 * a[k] * (gw[k] / s[k]) - tg[k]) / s[k] / s[k]);
+    }
+    Tensors dgrads, dweights;
+    const auto dg = call.outputs(&dgrads);
+    call.elements.run(true, [&](const Items::Item& item, int64_t) {
+      const int64_t k = item.layer, at = item.begin;
+      call.combine(dg[k] + at, t[k] + at, 1.0 / s[k], w[k] + at, alpha[k], item.end - at);
+    });
+    call.add_rank_one(call.outputs(&dweights), g, alpha, beta);
+    return std::tuple(dgrads, call.numbers(a), dweights);
+  });
+}
+
+}  // namespace
+}  // namespace gankern::spectral_norm
+
+STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
+  using namespace gankern::spectral_norm;
+  m.impl("spectral_norm", TORCH_BOX(&forward));
+  m.impl("spectral_norm_power", TORCH_BOX(&power));
+  m.impl("spectral_norm_backward", TORCH_BOX(&backward));
+  m.impl("spectral_norm_double_backward", TORCH_BOX(&double_backward));
+}

@@ -1,0 +1,110 @@
+"""Checks, memory formats and the one call behind the public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gankern.backend import pick
+from gankern.ops import _checks
+from gankern.ops.spectral_norm.op import SpectralNorm
+from gankern.ops.spectral_norm.reference import pairs, sizes
+
+
+def run(
+    op: str,
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    dims: Sequence[int] | None,
+    n_power_iterations: int,
+    eps: float,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """Checks the arguments and runs them; `op` is the public function's name, for the messages."""
+    axes = _check(op, weights, u, v, dims, n_power_iterations, eps)
+    return evaluate(list(weights), list(u), list(v), axes, n_power_iterations, eps)
+
+
+def evaluate(
+    weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """As `spectral_norm_group`, for arguments known to be right."""
+    orders = [None if w.is_contiguous() else _dense_order(w) for w in weights]
+    given = dims
+    if any(orders):
+        dims, v = list(dims), list(v)
+        weights = list(weights)
+        for k, order in enumerate(orders):
+            if order is not None:
+                v[k] = _reorder(v[k], weights[k].shape, dims[k], order)
+                weights[k], dims[k] = weights[k].permute(order), order.index(dims[k])
+    results = SpectralNorm.apply(pick("spectral_norm", weights[0]), dims, n, float(eps), *weights, *u, *v)
+    normalized, both = list(results[:-2]), pairs(results[-2], weights, dims)
+    new_u, new_v = [x for x, _ in both], [y for _, y in both]
+    for k, order in enumerate(orders):
+        if order is not None:
+            back = [order.index(axis) for axis in range(len(order))]
+            new_v[k] = _reorder(new_v[k], weights[k].shape, dims[k], back)
+            normalized[k] = normalized[k].permute(back)
+            assert back.index(given[k]) == dims[k]
+    return normalized, new_u, new_v, results[-1]
+
+
+def _dense_order(x: Tensor) -> list[int] | None:
+    """The axes in memory order, if x fills its memory in another than its own order (channels_last, transposed)."""
+    order = sorted(range(x.dim()), key=lambda axis: (x.stride(axis), x.shape[axis]), reverse=True)
+    return order if x.permute(order).is_contiguous() and order != list(range(x.dim())) else None
+
+
+def _reorder(v: Tensor, shape: torch.Size, dim: int, order: Sequence[int]) -> Tensor:
+    """Columns of a matrix whose weight's axes are permuted."""
+    columns = [n for axis, n in enumerate(shape) if axis != dim]
+    kept = [axis if axis < dim else axis - 1 for axis in order if axis != dim]
+    return v.view(columns).permute(kept).reshape(-1)
+
+
+def _check(
+    op: str,
+    weights: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    dims: Sequence[int] | None,
+    n_power_iterations: int,
+    eps: float,
+) -> list[int]:
+    if len(weights) == 0:
+        raise ValueError(f"{op}: weights must not be empty")
+    axes = [0] * len(weights) if dims is None else list(dims)
+    for name, entries in (("u", u), ("v", v), ("dims", axes)):
+        if len(entries) != len(weights):
+            raise ValueError(f"{op}: {name} must have one entry per weight ({len(weights)}), got {len(entries)}")
+    if not isinstance(n_power_iterations, int) or isinstance(n_power_iterations, bool):
+        raise TypeError(f"{op}: n_power_iterations must be an int, got {type(n_power_iterations).__name__}")
+    if n_power_iterations < 0:
+        raise ValueError(f"{op}: n_power_iterations must not be negative, got {n_power_iterations}")
+    if not isinstance(eps, (float, int)):
+        raise TypeError(f"{op}: eps must be a float, got {type(eps).__name__}")
+    first = _checks.floating(op, "weight", weights[0])
+    half = first.dtype in (torch.float16, torch.bfloat16)
+    for k, weight in enumerate(weights):
+        _checks.floating(op, "weight", weight)
+        if op == "spectral_norm":
+            _checks.rank(op, "weight", weight, "(h, w)")
+        elif weight.dim() == 0:
+            raise ValueError(f"{op}: weights[{k}] must have at least one dimension")
+        if not -weight.dim() <= axes[k] < weight.dim():
+            raise ValueError(f"{op}: dims[{k}] must be in [-{weight.dim()}, {weight.dim()}), got {axes[k]}")
+        axes[k] %= weight.dim()
+        h, w = sizes([weight], [axes[k]])
+        for name, x, length in (("weight", weight, None), ("u", u[k], h), ("v", v[k], w)):
+            _checks.floating(op, name, x)
+            allowed = (first.dtype, torch.float32) if half and name != "weight" else (first.dtype,)
+            if x.dtype not in allowed or x.device != first.device:
+                raise TypeError(
+                    f"{op}: {name} must be {' or '.join(map(str, allowed))} on {first.device}, got {x.dtype} on {x.device}"
+                )
+            if length is not None and (x.dim() != 1 or x.shape[0] != length):
+                raise ValueError(f"{op}: {name} must have shape ({length},), got {tuple(x.shape)}")
+    return axes
