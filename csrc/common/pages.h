@@ -1,4 +1,5 @@
-// Huge pages for large fresh outputs: the first touch of small pages costs more than the arithmetic of a memory-bound op.
+// Huge pages for large fresh outputs: the first touch of small pages costs more than the arithmetic of a memory-bound
+// op.
 #pragma once
 
 #include <cstdint>

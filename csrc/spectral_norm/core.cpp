@@ -84,7 +84,7 @@ GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t cou
 #pragma GCC unroll 8
       for (int i = 1; i < U; ++i) sum += part[r * U + i];
       double tail = horizontal<T>(sum);
-      for (int64_t j = k; j < end; ++j) tail += static_cast<double>(a[r * stride + j] * b[j]);
+      for (int64_t j = k; j < end; ++j) tail += static_cast<double>(a[r * stride + j]) * static_cast<double>(b[j]);
       sums[r] += tail;
     }
   }

@@ -171,7 +171,7 @@ class Call : public Layers<S> {
   int64_t length_ = 0, rows_ = 0;
   std::vector<T> y_memory_;
   std::unique_ptr<T[]> z_memory_;
-  std::vector<T*> y_, z_;        // W v by layer; by item a part of W^T W v
+  std::vector<T*> y_, z_;       // W v by layer; by item a part of W^T W v
   std::vector<int64_t> first_;  // item of each layer's first part
 
   void make_products(bool with_z) {
@@ -237,8 +237,7 @@ class Call : public Layers<S> {
 void check(const Tensors& weights, const Dims& dims) {
   STD_TORCH_CHECK(!weights.empty() && dims.size() == weights.size(), "spectral_norm: expected one of dims per weight");
   for (size_t k = 0; k < weights.size(); ++k) {
-    STD_TORCH_CHECK(dims[k] >= 0 && dims[k] < weights[k].dim() &&
-                        weights[k].scalar_type() == weights[0].scalar_type(),
+    STD_TORCH_CHECK(dims[k] >= 0 && dims[k] < weights[k].dim() && weights[k].scalar_type() == weights[0].scalar_type(),
                     "spectral_norm: expected weights of one dtype, and dims inside their shapes");
   }
 }

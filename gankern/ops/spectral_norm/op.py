@@ -131,9 +131,7 @@ class SpectralNorm(torch.autograd.Function):
         if used:
             present = _present([grads[k] for k in used], weights)
             if compiling:
-                dw = operator(ctx.backend, "spectral_norm_backward")(
-                    present, grad_sigma, weights, vectors, sigma, dims
-                )
+                dw = operator(ctx.backend, "spectral_norm_backward")(present, grad_sigma, weights, vectors, sigma, dims)
             else:
                 dw = SpectralNormBackward.apply(ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
             for k, x in zip(used, dw, strict=True):

@@ -30,7 +30,7 @@ def _upcast(x: Tensor) -> Tensor:
 
 
 def _matrix(x: Tensor, dim: int) -> Tensor:
-    return _upcast(x).movedim(dim, 0).flatten(1)
+    return _upcast(x).movedim(dim, 0).unsqueeze(-1).flatten(1)
 
 
 def _tensor(matrix: Tensor, like: Tensor, dim: int) -> Tensor:
