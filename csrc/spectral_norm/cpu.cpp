@@ -82,9 +82,8 @@ class Call : public Layers<S> {
   std::vector<S*> outputs(Tensors* tensors) const {
     std::vector<S*> found;
     for (const Tensor& w : weights_) {
-      tensors->push_back(torch::stable::new_empty(w, w.sizes(), w.scalar_type()));
+      tensors->push_back(new_output(w, sizeof(S)));
       found.push_back(static_cast<S*>(tensors->back().data_ptr()));
-      advise_huge_pages(found.back(), w.numel() * static_cast<int64_t>(sizeof(S)));
     }
     return found;
   }

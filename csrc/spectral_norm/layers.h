@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "common/pages.h"
+#include "common/buffers.h"
 #include "common/tensor.h"
 #include "spectral_norm/core.h"
 

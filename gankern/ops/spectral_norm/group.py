@@ -52,12 +52,16 @@ class _Plain:
 
     def __init__(self, weights: list[Tensor], v: list[Tensor], dims: list[int]) -> None:
         self.weights, self.v, self.dims = weights, v, dims
-        self.orders = {k: order for k, w in enumerate(weights) if not w.is_contiguous() and (order := _dense_order(w))}
-        if self.orders:
-            self.weights, self.v, self.dims = list(weights), list(v), list(dims)
-        for k, order in self.orders.items():
-            self.v[k] = _reorder(v[k], weights[k].shape, dims[k], order)
-            self.weights[k], self.dims[k] = weights[k].permute(order), order.index(dims[k])
+        self.orders: dict[int, list[int]] = {}
+        for k, w in enumerate(weights):
+            order = None if w.is_contiguous() else _dense_order(w)
+            if order is None:
+                continue
+            if not self.orders:
+                self.weights, self.v, self.dims = list(weights), list(v), list(dims)
+            self.orders[k] = order
+            self.v[k] = _reorder(v[k], w.shape, dims[k], order)
+            self.weights[k], self.dims[k] = w.permute(order), order.index(dims[k])
 
     def vectors(self, together: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """All u and all v, the latter in the order of the given weights."""
