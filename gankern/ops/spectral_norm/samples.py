@@ -78,6 +78,8 @@ def _biggan_128(channels: int = 96) -> tuple[tuple[int, ...], ...]:
     return tuple(shapes)
 
 
+BIGGAN_128 = _biggan_128()
+
 SAMPLES = (
     _sample("two-layers", [(5, 4), (3, 2, 2, 2)], "test", "interpret", dims=[0, 1]),
     _sample("linear", [(20, 40)], "test", "interpret"),
@@ -89,7 +91,7 @@ SAMPLES = (
     _sample("critic", DCGAN_32[:3], "test"),
     _sample("dcgan-32", DCGAN_32, "bench"),
     _sample("sngan-32", SNGAN_32, "bench"),
-    _sample("biggan-128", _biggan_128(), "bench"),
+    _sample("biggan-128", BIGGAN_128, "bench"),
 )
 
 # Around blocks of 4 rows, vectors of 2 to 16 lanes and their unrolled loops, pieces of 4096 columns, panels, the 16384
