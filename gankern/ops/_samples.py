@@ -68,6 +68,7 @@ class OpSpec:
         cost: the floor of one order ("forward", "backward", "double_backward") on "cpu" or "cuda".
         dtypes: dtypes under the contract.
         edges: argument tuples around every tile edge and for empty and single-row input, as samples.
+        smooth: the op has no ties or kinks: the test's error budget may move each input element by itself.
     """
 
     name: str
@@ -81,6 +82,7 @@ class OpSpec:
     cost: Callable[[tuple[Any, ...], str, str], Cost]
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     edges: tuple[Sample, ...] = field(default=())
+    smooth: bool = False
 
     def tagged(self, tag: str) -> tuple[Sample, ...]:
         """The samples and edges with a tag."""

@@ -162,4 +162,5 @@ SPEC = OpSpec(
     generate=generate,
     cost=cost,
     edges=EDGES,
+    smooth=True,
 )
