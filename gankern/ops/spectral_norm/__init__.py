@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gankern.ops.spectral_norm import group
+from gankern.ops.spectral_norm.group import run
 
 
 def spectral_norm(
@@ -36,7 +36,7 @@ def spectral_norm(
         ValueError: a wrong shape, or n_power_iterations < 0.
         RuntimeError: a forced backend cannot run it (see `gankern.backend`).
     """
-    normalized, us, vs, sigma = group.run("spectral_norm", [weight], [u], [v], None, n_power_iterations, eps)
+    normalized, us, vs, sigma = run("spectral_norm", [weight], [u], [v], None, n_power_iterations, eps)
     return normalized[0], us[0], vs[0], sigma[0]
 
 
@@ -64,4 +64,4 @@ def spectral_norm_group(
     Raises:
         As `spectral_norm`; and ValueError for lists of different lengths or none.
     """
-    return group.run("spectral_norm_group", weights, u, v, dims, n_power_iterations, eps)
+    return run("spectral_norm_group", weights, u, v, dims, n_power_iterations, eps)

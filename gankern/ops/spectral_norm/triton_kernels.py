@@ -103,8 +103,8 @@ def _clamp(x, eps):
 
 @triton.jit
 def _finish(
-    table, items, vectors, y, z, sigma, like, eps: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    table, items, vectors, y, z, sigma, like, eps: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # u, v and sigma of a layer from y = W v and the parts of z = W^T y, which is |y| times W^T u.
     layer = tl.program_id(0).to(tl.int64)
@@ -310,9 +310,7 @@ def spectral_norm_power(
         for _ in range(n_power_iterations):
             if plan.row_items:
                 _products[(len(plan.row_items),)](table, items, vectors, y, z, plan.like, True, ROWS, COLUMNS)
-            _finish[(plan.count,)](
-                table, items, vectors, y, z, sigma, plan.like, eps, low, high, ROWS, COLUMNS, BLOCK
-            )
+            _finish[(plan.count,)](table, items, vectors, y, z, sigma, plan.like, eps, low, high, ROWS, COLUMNS, BLOCK)
         return vectors, sigma
 
 
@@ -360,3 +358,29 @@ def spectral_norm_double_backward(
         plan.elements(2, [cotangents, weights], dgrads, vectors, sigma, a, beta)
         plan.elements(3, [grads], dweights, vectors, sigma, a, beta)
     return dgrads, a, dweights
+
+
+def aot_specs() -> list[AotSpec]:
+    """Every kernel in every dtype, as it is launched."""
+    specs = []
+    for dtype, name in NAMES.items():
+        wide = NAMES[accumulator(dtype)]
+        double = name == "fp64"
+        pointers = {"table": "*i64", "items": "*i64", "like": f"*{name}", "parts": "*fp64"}
+        pointers |= dict.fromkeys(("vectors", "y", "z", "sigma", "second", "beta"), f"*{wide}")
+        low, high = (1e-150, 1e150) if double else (1e-8, 1e12)
+        tile = {"ROWS": ROWS, "COLUMNS": COLUMNS}
+        plans = [
+            ("products", _products, {"WITH_Z": True, **tile}),
+            ("products y", _products, {"WITH_Z": False, **tile}),
+            ("finish", _finish, {"eps": 1e-12, "LOW": low, "HIGH": high, **tile, "BLOCK": BLOCK}),
+            ("bilinear", _bilinear, {"BLOCK": BLOCK}),
+            ("dots", _dots, {"P": 0, "Q": 1, "BLOCK": BLOCK, "WIDE": tl.float64 if double else tl.float32}),
+            ("sum_parts", _sum_parts, {"BLOCK": BLOCK}),
+            *((f"elements {mode}", _elements, {"MODE": mode, "BLOCK": BLOCK}) for mode in range(4)),
+        ]
+        for row, kernel, constexprs in plans:
+            types = pointers | {"out": "*fp64" if row == "sum_parts" else f"*{wide}"}
+            signature = {a: "constexpr" if a in constexprs else types[a] for a in kernel.arg_names}
+            specs.append(AotSpec(f"{row} {name}", kernel, signature, constexprs, may_spill=double))
+    return specs

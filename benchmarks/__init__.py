@@ -1,0 +1,1 @@
+"""Benchmarks against other packages; see README.md."""
