@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gankern.ops import minibatch_l1
+from gankern.ops.minibatch_l1 import minibatch_l1
 
 _INITS = ("normal", "salimans")
 

@@ -11,6 +11,7 @@ Columns of a row need not be contiguous, so a transposed convolution's weight is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -370,7 +371,7 @@ def aot_specs() -> list[AotSpec]:
         pointers |= dict.fromkeys(("vectors", "y", "z", "sigma", "second", "beta"), f"*{wide}")
         low, high = (1e-150, 1e150) if double else (1e-8, 1e12)
         tile = {"ROWS": ROWS, "COLUMNS": COLUMNS}
-        plans = [
+        plans: list[tuple[str, Any, dict[str, Any]]] = [
             ("products", _products, {"WITH_Z": True, **tile}),
             ("products y", _products, {"WITH_Z": False, **tile}),
             ("finish", _finish, {"eps": 1e-12, "LOW": low, "HIGH": high, **tile, "BLOCK": BLOCK}),
