@@ -41,13 +41,6 @@ void copy_vector(T* to, const Tensor& from, int64_t length, const char* name) {
   });
 }
 
-template <class F>
-void for_each(int64_t count, const F& f) {
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) f(k);
-  });
-}
-
 // One call: the layers, operands in the layers' order, and the parallel regions. S is the weights' element type.
 template <class S>
 class Call : public Layers<S> {
@@ -123,7 +116,8 @@ class Call : public Layers<S> {
     make_products(n > 0);
     for (int64_t iteration = 0; iteration < n; ++iteration) {
       products(w, true);
-      for_each(count(), [&](int64_t k) { sigma[k] = finish(k, w[k], eps); });
+      parts_.run(false,
+                 [&](const Items::Item& item, int64_t) { sigma[item.layer] = finish(item.layer, w[item.layer], eps); });
     }
     if (n > 0) return sigma;
     return bilinear(w);
@@ -172,6 +166,7 @@ class Call : public Layers<S> {
   std::unique_ptr<T[]> z_memory_;
   std::vector<T*> y_, z_;       // W v by layer; by item a part of W^T W v
   std::vector<int64_t> first_;  // item of each layer's first part
+  Items parts_;                 // layers, by the size of their parts of z
 
   void make_products(bool with_z) {
     if (with_z && z_memory_ == nullptr) {
@@ -188,6 +183,7 @@ class Call : public Layers<S> {
     first_.assign(count() + 1, 0);
     for (const auto& item : this->rows.list) ++first_[item.layer + 1];
     std::partial_sum(first_.begin(), first_.end(), first_.begin());
+    for (int64_t k = 0; k < count(); ++k) parts_.add(k, 0, 1, (first_[k + 1] - first_[k]) * list[k].columns());
   }
 
   void products(const std::vector<const S*>& m, bool with_z) {

@@ -12,6 +12,9 @@
 
 namespace gankern::spectral_norm {
 
+// Elements below which another thread does not pay.
+constexpr int64_t least_work = 32768;
+
 // Work in pieces of about equal size. The cut follows from shapes alone; threads only share the pieces out.
 struct Items {
   struct Item {
@@ -28,7 +31,7 @@ struct Items {
   // Calls f(item, index), in parallel. `backwards` lets a second pass begin with what the first one left in the caches.
   template <class F>
   void run(bool backwards, const F& f) const {
-    torch::stable::parallel_for(0, start.back(), 1, [&](int64_t from, int64_t to) {
+    torch::stable::parallel_for(0, start.back(), least_work, [&](int64_t from, int64_t to) {
       const auto first = std::lower_bound(start.begin(), start.end() - 1, from) - start.begin();
       const auto last = std::lower_bound(start.begin(), start.end() - 1, to) - start.begin();
       for (auto k = first; k < last; ++k) {

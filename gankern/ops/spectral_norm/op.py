@@ -130,8 +130,9 @@ class SpectralNorm(torch.autograd.Function):
         found: list[Tensor | None] = [None] * count
         if used:
             present = _present([grads[k] for k in used], weights)
-            if compiling:
-                dw = operator(ctx.backend, "spectral_norm_backward")(present, grad_sigma, weights, vectors, sigma, dims)
+            if compiling or not torch.is_grad_enabled():
+                backward = operator(ctx.backend, "spectral_norm_backward")
+                dw = backward(present, grad_sigma, weights, vectors, sigma, dims)
             else:
                 dw = SpectralNormBackward.apply(ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
             for k, x in zip(used, dw, strict=True):

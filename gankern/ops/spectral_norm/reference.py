@@ -36,7 +36,7 @@ def _matrix(x: Tensor, dim: int) -> Tensor:
 def _tensor(matrix: Tensor, like: Tensor, dim: int) -> Tensor:
     """The matrix in the shape, order and dtype of the weight `like`."""
     shape = [like.shape[dim], *like.shape[:dim], *like.shape[dim + 1 :]]
-    return matrix.view(shape).movedim(0, dim).to(like.dtype, memory_format=torch.contiguous_format)
+    return matrix.view(shape).movedim(0, dim).to(like.dtype).reshape(-1).view(like.shape)
 
 
 def sizes(weights: list[Tensor], dims: list[int]) -> list[int]:

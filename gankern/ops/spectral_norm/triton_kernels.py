@@ -311,7 +311,9 @@ def spectral_norm_power(
         for _ in range(n_power_iterations):
             if plan.row_items:
                 _products[(len(plan.row_items),)](table, items, vectors, y, z, plan.like, True, ROWS, COLUMNS)
-            _finish[(plan.count,)](table, items, vectors, y, z, sigma, plan.like, eps, low, high, ROWS, COLUMNS, BLOCK)
+            _finish[(plan.count,)](
+                table, items, vectors, y, z, sigma, plan.like, eps, low, high, ROWS, COLUMNS, COLUMNS
+            )
         return vectors, sigma
 
 
@@ -374,7 +376,7 @@ def aot_specs() -> list[AotSpec]:
         plans: list[tuple[str, Any, dict[str, Any]]] = [
             ("products", _products, {"WITH_Z": True, **tile}),
             ("products y", _products, {"WITH_Z": False, **tile}),
-            ("finish", _finish, {"eps": 1e-12, "LOW": low, "HIGH": high, **tile, "BLOCK": BLOCK}),
+            ("finish", _finish, {"eps": 1e-12, "LOW": low, "HIGH": high, **tile, "BLOCK": COLUMNS}),
             ("bilinear", _bilinear, {"BLOCK": BLOCK}),
             ("dots", _dots, {"P": 0, "Q": 1, "BLOCK": BLOCK, "WIDE": tl.float64 if double else tl.float32}),
             ("sum_parts", _sum_parts, {"BLOCK": BLOCK}),
