@@ -103,8 +103,7 @@ class SpectralNormGroup:
             norms = [self._norms[k] for k in members]
             chosen, u, v, sigma = evaluate([weights[k] for k in members], *_vectors(norms), iterations, norms[0].eps)
             if iterations:
-                with torch.no_grad():
-                    _keep(norms, u, v)
+                _keep(norms, u, v)
             for k, w, s in zip(members, chosen, sigma.unbind(), strict=True):
                 normalized[k], sigmas[k] = w, s
         return normalized, sigmas

@@ -75,9 +75,8 @@ class SpectralNorm(nn.Module):
         self._keep(*iterate([weight.detach()], [self._u], [self._v], [self.dim], 15, eps))
 
     def _keep(self, u: Sequence[Tensor], v: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            self._u.copy_(u[0])
-            self._v.copy_(v[0])
+        self._u.copy_(u[0])
+        self._v.copy_(v[0])
 
     @property
     def iterations(self) -> int:

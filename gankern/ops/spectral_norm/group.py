@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gankern.backend import operator, pick
 from gankern.ops import _checks
+from gankern.ops._autograd import apply
 from gankern.ops.spectral_norm.op import SpectralNorm
 from gankern.ops.spectral_norm.reference import sizes
 
@@ -33,7 +34,7 @@ def evaluate(
     """As `spectral_norm_group`, for arguments known to be right."""
     plain = _Plain(weights, v, dims)
     backend = pick("spectral_norm", weights[0])
-    results = SpectralNorm.apply(backend, plain.dims, n, float(eps), *plain.weights, *u, *plain.v)
+    results = apply(SpectralNorm, backend, plain.dims, n, float(eps), *plain.weights, *u, *plain.v)
     new_u, new_v = plain.vectors(results[-2])
     return plain.normalized(results[:-2]), new_u, new_v, results[-1]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankern.backend import define, operator
-from gankern.ops._autograd import third_order
+from gankern.ops._autograd import apply, third_order
 from gankern.ops.spectral_norm.reference import pairs, sizes
 
 
@@ -134,7 +134,7 @@ class SpectralNorm(torch.autograd.Function):
                 backward = operator(ctx.backend, "spectral_norm_backward")
                 dw = backward(present, grad_sigma, weights, vectors, sigma, dims)
             else:
-                dw = SpectralNormBackward.apply(ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
+                dw = apply(SpectralNormBackward, ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
             for k, x in zip(used, dw, strict=True):
                 found[k] = x
         return (None, None, None, None, *found, *[None] * (2 * count))
@@ -165,7 +165,7 @@ class SpectralNormBackward(torch.autograd.Function):
         grad_sigma, vectors, sigma, *tensors = ctx.saved_tensors
         weights = tensors[len(ctx.dims) :]
         v = _present(cotangents, weights)
-        found = SpectralNormDoubleBackward.apply(ctx.backend, ctx.dims, grad_sigma, vectors, sigma, *v, *tensors)
+        found = apply(SpectralNormDoubleBackward, ctx.backend, ctx.dims, grad_sigma, vectors, sigma, *v, *tensors)
         count = len(ctx.dims)
         return (None, None, found[count], None, None, *found[:count], *found[count + 1 :])
 
