@@ -41,10 +41,10 @@ address() {
   copy=$(build address address,undefined)
   echo "sanitize: the contract under ASan and UBSan"
   cd "$copy"
-  # Python keeps much until it exits: leaks are not looked for. Peaks of memory mean nothing here.
+  # Python keeps much until it exits: leaks are not looked for.
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=66 UBSAN_OPTIONS=print_stacktrace=1 \
     LD_PRELOAD="$(runtime libasan.so) $(runtime libstdc++.so)" GANKERN_REQUIRE_NATIVE=1 PYTHONDONTWRITEBYTECODE=1 \
-    "$python" -m pytest -m "not slow and not gate and not nightly and not gpu" "$@"
+    "$python" -m pytest -m "not slow and not gate and not nightly and not gpu" "${@:-python_tests/test_op_contract.py}"
 }
 
 threads() {

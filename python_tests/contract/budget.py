@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 HALF = (torch.float16, torch.bfloat16)
 
 #: Rounding units in the floor of the norms, and of each element by itself.
-NORM_UNITS = {torch.float64: 16.0}
-NORM_UNITS_PLAIN = 4.0
+NORM_UNITS = 4.0
 ELEMENT_UNITS = 1024.0
 
 _STEP = 2.0**-20
@@ -157,7 +156,7 @@ def compare(case: Case, name: str, actual: Tensor, exact_class: bool) -> None:
 
     both = judged & (theirs == 0)
     if both.any():
-        floor = (NORM_UNITS.get(dtype, NORM_UNITS_PLAIN) * eps * unit + rounding + 4 * tiny)[both]
+        floor = (NORM_UNITS * eps * unit + rounding + 4 * tiny)[both]
         error, peer = error[both], peer[both]
         scale = max(error.max().item(), peer.max().item(), floor.max().item())
         for order in (float("inf"), 2.0):
