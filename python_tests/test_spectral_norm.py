@@ -749,6 +749,25 @@ def test_op_is_torchs_formula(h, w, n, transposed, seed):
         torch.testing.assert_close(a, b, rtol=1e-9 * (1 + abs(1 / float(sigma))), atol=1e-11 * scale)
 
 
+@pytest.mark.parametrize("columns", [4095, 4096, 4097, 8200, 70000])
+def test_long_rows(columns):
+    """Around the pieces in which long rows are summed: closer to exact sums than a plain float32 product."""
+    generator = torch.Generator().manual_seed(columns)
+    weight = torch.randn(9, columns, generator=generator)
+    u, v = torch.zeros(9), nn.functional.normalize(torch.randn(columns, generator=generator), dim=0)
+    w64 = weight.double()
+    _, right_u, right_v, right_sigma = gk.ops.spectral_norm(w64, u.double(), v.double())
+    exact = nn.functional.normalize(w64 @ v.double(), dim=0)
+    torch.testing.assert_close(right_u, exact, rtol=0, atol=1e-14)
+    torch.testing.assert_close(right_v, nn.functional.normalize(w64.t() @ exact, dim=0), rtol=0, atol=1e-14)
+    torch.testing.assert_close(right_sigma, (w64.t() @ exact).norm(), rtol=1e-13, atol=0)
+    normalized, found_u, found_v, sigma = gk.ops.spectral_norm(weight, u, v)
+    torch.testing.assert_close(found_u.double(), right_u, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found_v.double(), right_v, rtol=0, atol=1e-6 * float(right_v.abs().max()))
+    torch.testing.assert_close(sigma.double(), right_sigma, rtol=1e-6, atol=0)
+    torch.testing.assert_close(normalized, weight / sigma)
+
+
 def test_single_entry_matrix():
     """N is +-1 whatever W is, so that every derivative of it vanishes, up to rounding."""
     w = torch.tensor([[-0.37]], dtype=torch.float64, requires_grad=True)
