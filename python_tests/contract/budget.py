@@ -65,9 +65,9 @@ class Case:
 
     @property
     def infinite(self) -> bool:
-        """With infinite input, inf - inf makes NaN or not by the order of operations alone, in a derivative."""
+        """With infinite input or overflow, inf - inf makes NaN or not by the order of operations, in a derivative."""
         inputs = [x for x in (*tensors(self.arguments), *self.g, *self.v) if x.is_floating_point()]
-        return any(bool(x.isinf().any()) for x in inputs)
+        return any(bool(x.isinf().any()) for x in (*inputs, *self.oracle.values(), *self.plain.values()))
 
 
 Cotangents = Callable[[list[torch.Size]], list[Tensor]]

@@ -83,8 +83,10 @@ class HypothesisDraw:
         return self.values(tuple(shape), BASES)
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
-        """As a tensor, but never huge: products of huge cotangents overflow by design."""
-        return self.values(tuple(shape), tuple(base for base in BASES if base != "huge"))
+        """As a tensor, but never huge, since products of huge cotangents overflow by design; nor subnormal in float64,
+        where the oracle itself loses digits."""
+        without = ("huge", "subnormal") if self.dtype == torch.float64 else ("huge",)
+        return self.values(tuple(shape), tuple(base for base in BASES if base not in without))
 
     def values(self, shape: tuple[int, ...], bases: tuple[str, ...]) -> Tensor:
         base = self.data.draw(st.sampled_from(bases), label="base")
