@@ -26,8 +26,8 @@ double square_norm(const T* x, int64_t count) {
   return sum;
 }
 
-template <class T>
-void divide_vector(T* to, const T* from, double divisor, int64_t count) {
+template <class T, class F>
+void divide_vector(T* to, const F* from, double divisor, int64_t count) {
   for (int64_t k = 0; k < count; ++k) to[k] = static_cast<T>(from[k] / divisor);
 }
 
@@ -197,6 +197,31 @@ class Call : public Layers<S> {
     });
   }
 
+  // One iteration in torch's order, in double: for weights whose square would overflow or underflow. It is slow, and
+  // rare.
+  double finish_exactly(int64_t k, const S* w, double eps) {
+    const int64_t h = list[k].rows, columns = list[k].columns();
+    std::vector<double> left(h, 0.0), right(columns, 0.0);
+    this->panels(k, w, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+      for (int64_t r = 0; r < used; ++r) {
+        for (int64_t c = 0; c < columns; ++c) {
+          left[row + r] += static_cast<double>(panel[r * stride + c]) * static_cast<double>(v[k][c]);
+        }
+      }
+    });
+    const double a = clamp(std::sqrt(square_norm(left.data(), h)), eps);
+    divide_vector(left.data(), left.data(), a, h);
+    divide_vector(u[k], left.data(), 1.0, h);
+    this->panels(k, w, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+      for (int64_t r = 0; r < used; ++r) {
+        for (int64_t c = 0; c < columns; ++c) right[c] += left[row + r] * static_cast<double>(panel[r * stride + c]);
+      }
+    });
+    const double s = std::sqrt(square_norm(right.data(), columns)), b = clamp(s, eps);
+    divide_vector(v[k], right.data(), b, columns);
+    return s * s / b;
+  }
+
   // From y and the parts of z: u, v and sigma. With y not normalised, z = W^T y is |W v| times torch's W^T u, and
   // sigma = u . (W v) = (W^T u) . v = |W^T u|^2 / max(|W^T u|, eps).
   double finish(int64_t k, const S* w, double eps) {
@@ -212,19 +237,11 @@ class Call : public Layers<S> {
       for (int64_t c = 0; c < columns; ++c) z[c] += more[c];
     }
     divide_vector(u[k], y_[k], a, h);
-    double s = std::sqrt(square_norm(z, columns)), divisor = a;
-    if (!(length > safe_low<T> && length < safe_high<T> && std::isfinite(s))) {
-      // Rare: read W again, with u in place of y.
-      std::fill_n(z, columns, T(0));
-      this->panels(k, w, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
-        kernels.add_rows(panel, stride, used, columns, u[k] + row, z);
-      });
-      s = std::sqrt(square_norm(z, columns));
-      divisor = 1;
-    }
-    s /= divisor;
+    double s = std::sqrt(square_norm(z, columns));
+    if (!(length > safe_low<T> && length < safe_high<T> && std::isfinite(s))) return finish_exactly(k, w, eps);
+    s /= a;
     const double b = clamp(s, eps);
-    divide_vector(v[k], z, divisor * b, columns);
+    divide_vector(v[k], z, a * b, columns);
     return s * s / b;
   }
 };
