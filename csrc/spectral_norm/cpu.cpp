@@ -10,11 +10,17 @@ namespace {
 using Tensors = std::vector<Tensor>;
 using Dims = std::vector<int64_t>;
 
-// |W v| for which W^T (W v) neither overflows nor loses digits to underflow.
+// Bounds of |W v|, and squared those of |W^T (W v)|, within which no sum overflows or loses digits to underflow. Both
+// are needed: v comes from the caller and need not be a unit vector, so |W v| alone does not tell the size of W.
 template <class T>
-constexpr double safe_low = std::is_same_v<T, double> ? 1e-150 : 1e-8;
+constexpr double safe_low = std::is_same_v<T, double> ? 1e-75 : 1e-8;
 template <class T>
-constexpr double safe_high = std::is_same_v<T, double> ? 1e150 : 1e12;
+constexpr double safe_high = std::is_same_v<T, double> ? 1e75 : 1e12;
+
+template <class T>
+bool safe(double y, double z) {
+  return y > safe_low<T> && y < safe_high<T> && z > safe_low<T> * safe_low<T> && z < safe_high<T> * safe_high<T>;
+}
 
 // As torch's clamp_min: NaN stays.
 double clamp(double x, double eps) { return x < eps ? eps : x; }
@@ -238,7 +244,7 @@ class Call : public Layers<S> {
     }
     divide_vector(u[k], y_[k], a, h);
     double s = std::sqrt(square_norm(z, columns));
-    if (!(length > safe_low<T> && length < safe_high<T> && std::isfinite(s))) return finish_exactly(k, w, eps);
+    if (!safe<T>(length, s)) return finish_exactly(k, w, eps);
     s /= a;
     const double b = clamp(s, eps);
     divide_vector(v[k], z, a * b, columns);

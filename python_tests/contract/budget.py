@@ -45,6 +45,7 @@ class Case:
     unit: dict[str, Tensor]
     plain: dict[str, Tensor]
     requires_grad: list[bool]
+    smooth: bool = False
 
     def run(self, spec: OpSpec, device: str = "cpu") -> dict[str, Tensor]:
         """What the op gives, with the backend that is forced now."""
@@ -65,9 +66,11 @@ class Case:
 
     @property
     def infinite(self) -> bool:
-        """With infinite input or overflow, inf - inf makes NaN or not by the order of operations, in a derivative."""
-        inputs = [x for x in (*tensors(self.arguments), *self.g, *self.v) if x.is_floating_point()]
-        return any(bool(x.isinf().any()) for x in (*inputs, *self.oracle.values(), *self.plain.values()))
+        """With infinite input, inf - inf makes NaN or not by the order of operations alone, in a derivative."""
+        found = [x for x in (*tensors(self.arguments), *self.g, *self.v) if x.is_floating_point()]
+        if self.smooth:  # W / sigma passes through overflow with finite inputs, and each formula cancels elsewhere
+            found += [*self.oracle.values(), *self.plain.values()]
+        return any(bool(x.isinf().any()) for x in found)
 
 
 Cotangents = Callable[[list[torch.Size]], list[Tensor]]
@@ -78,19 +81,23 @@ def sensitivity(spec: OpSpec, case_arguments: tuple, g: list[Tensor], v: list[Te
     size = sum(x.numel() for x in base.values())
     generator = torch.Generator().manual_seed(size)
 
-    def jitter(x: object) -> object:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return x
-        return x.detach() * (1 + _STEP * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1).sign())
+    def jitter(x: Tensor) -> Tensor:
+        return x * (1 + _STEP * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1).sign())
+
+    def jitter_leaf(x: object) -> object:
+        return jitter(x.detach()) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     moved = {name: torch.zeros_like(x) for name, x in base.items() if x.is_floating_point()}
     for draw in range(3):
         arguments = list(case_arguments)
         if spec.smooth:
-            arguments = [torch.utils._pytree.tree_map(jitter, x) for x in arguments]
-        for position in () if spec.smooth else spec.differentiable:
-            scale = 1 + _STEP * (1 if (draw + position) % 2 else -1)
-            arguments[position] = torch.utils._pytree.tree_map(lambda x, s=scale: x.detach() * s, arguments[position])
+            arguments = [torch.utils._pytree.tree_map(jitter_leaf, x) for x in arguments]
+        else:
+            for position in spec.differentiable:
+                scale = 1 + _STEP * (1 if (draw + position) % 2 else -1)
+                arguments[position] = torch.utils._pytree.tree_map(
+                    lambda x, s=scale: x.detach() * s, arguments[position]
+                )
         results = Graph(spec, spec.reference, arguments).results([jitter(x) for x in g], [jitter(x) for x in v])
         for name, most in moved.items():
             torch.maximum(most, ((results[name] - base[name]).abs() / _STEP).nan_to_num(0.0, 0.0, 0.0), out=most)
@@ -113,7 +120,7 @@ def prepare(spec: OpSpec, arguments: tuple, dtype: torch.dtype, cotangents: Cota
     else:
         plain = Graph(spec, spec.reference, cast(arguments, dtype)).results(cast(g, dtype), cast(v, dtype))
     flags = [x.requires_grad for x in graph.outputs]
-    return Case(dtype, tuple(arguments), g, v, oracle, unit, plain, flags)
+    return Case(dtype, tuple(arguments), g, v, oracle, unit, plain, flags, spec.smooth)
 
 
 def _class(x: Tensor) -> Tensor:
