@@ -339,7 +339,16 @@ std::tuple<Tensors, Tensor, Tensors> double_backward(const Tensors& cotangents, 
     const auto dg = call.outputs(&dgrads);
     call.elements.run(true, [&](const Items::Item& item, int64_t) {
       const int64_t k = item.layer, at = item.begin;
-      call.combine(dg[k] + at, t[k] + at, 1.0 / s[k], w[k] + at, alpha[k], item.end - at);
+      using T = typename decltype(call)::T;
+      if (alpha[k] == 0 || std::isnormal(static_cast<T>(alpha[k]))) {
+        call.combine(dg[k] + at, t[k] + at, 1.0 / s[k], w[k] + at, alpha[k], item.end - at);
+        return;
+      }
+      for (int64_t j = at; j < item.end; ++j) {  // rare: a / sigma^2 leaves T where (a W / sigma) / sigma does not
+        const double n = static_cast<double>(w[k][j]) / s[k];
+        const double x = (static_cast<double>(t[k][j]) - a[k] * n) / s[k];
+        dg[k][j] = static_cast<decltype(element)>(static_cast<T>(x));
+      }
     });
     call.add_rank_one(call.outputs(&dweights), g, alpha, beta);
     return std::tuple(dgrads, call.numbers(a), dweights);

@@ -198,5 +198,7 @@ def aot_specs() -> list[AotSpec]:
         for row, kernel, constexprs in plans:
             types = pointers | {"out": "*fp64" if row == "sum_parts" else f"*{wide}"}
             signature = {a: "constexpr" if a in constexprs else types[a] for a in kernel.arg_names}
+            if any((x.kernel, x.signature, x.constexprs) == (kernel, signature, constexprs) for x in specs):
+                continue  # the same for several dtypes
             specs.append(AotSpec(f"{row} {name}", kernel, signature, constexprs, may_spill=double))
     return specs
