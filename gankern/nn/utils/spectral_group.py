@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from gankern.nn.utils.spectral_norm import SpectralNorm, default_dim, remove_spectral_norm
 from gankern.ops import _checks
-from gankern.ops.spectral_norm.group import evaluate, iterate
+from gankern.ops.spectral_norm.group import advance, iterate
 
 #: Layers that are normalised unless `modules` says otherwise.
 ELIGIBLE = (
@@ -47,18 +47,21 @@ class SpectralNormGroup:
 
     def original_weights(self) -> list[Tensor]:
         """The parameters that the optimizer updates, in the order of `model.modules()`."""
-        return [entry.original for entry in self._lists]
+        return [_original(entry) for entry in self._lists]
 
     def normalized_weights(self) -> list[Tensor]:
         """All W / sigma in the layers' shapes, with a fresh graph each time.
 
         With update="forward" this advances the layers in training mode by their power iterations, as a forward pass.
         """
-        return self._evaluate(advance=True)[0]
+        return self._evaluate([norm.iterations for norm in self._norms])[0]
 
     def sigmas(self) -> list[Tensor]:
         """Each estimate of the largest singular value, 0-d, without an iteration; d sigma / dW = u v^T."""
-        return self._evaluate(advance=False)[1]
+        found: dict[int, Tensor] = {}
+        for members, sigma in self._evaluate([0] * len(self))[1]:
+            found |= zip(members, sigma.unbind(), strict=True)
+        return [found[k] for k in range(len(self))]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -67,8 +70,7 @@ class SpectralNormGroup:
         for members, iterations in self._batches(weights, [x.n_power_iterations * x.training for x in self._norms]):
             if iterations:
                 norms = [self._norms[k] for k in members]
-                u, v = iterate([weights[k] for k in members], *_vectors(norms), iterations, norms[0].eps)
-                _keep(norms, u, v)
+                iterate([weights[k] for k in members], *_vectors(norms), iterations, norms[0].eps)
 
     def remove(self) -> None:
         """Undoes the normalisation; the layers keep their normalised weights, as `remove_spectral_norm` leaves them."""
@@ -84,36 +86,35 @@ class SpectralNormGroup:
     def __repr__(self) -> str:
         return f"SpectralNormGroup({len(self)} layers of {type(self.model).__name__}, update={self.update!r})"
 
-    def _batches(self, weights: list[Tensor], iterations: list[int]) -> list[tuple[Sequence[int], int]]:
+    def _batches(self, weights: list[Tensor], iterations: list[int]) -> list[tuple[list[int], int]]:
         """The layers by what one call must share, with their number of iterations; usually one batch of all."""
-        keys = [(n, norm.eps, w.dtype, w.device) for n, norm, w in zip(iterations, self._norms, weights, strict=True)]
-        if all(key == keys[0] for key in keys):
-            return [(range(len(keys)), iterations[0])]
         found: dict[Any, list[int]] = {}
-        for k, key in enumerate(keys):
-            found.setdefault(key, []).append(k)
+        for k, (n, norm, w) in enumerate(zip(iterations, self._norms, weights, strict=True)):
+            found.setdefault((n, norm.eps, w.dtype, w.device), []).append(k)
         return [(members, key[0]) for key, members in found.items()]
 
-    def _evaluate(self, advance: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The normalised weights and sigmas."""
-        weights = self.original_weights()
-        counts = [norm.iterations if advance else 0 for norm in self._norms]
-        normalized, sigmas = list(weights), list(weights)
-        for members, iterations in self._batches(weights, counts):
-            norms = [self._norms[k] for k in members]
-            chosen, u, v, sigma = evaluate([weights[k] for k in members], *_vectors(norms), iterations, norms[0].eps)
-            if iterations:
-                _keep(norms, u, v)
-            for k, w, s in zip(members, chosen, sigma.unbind(), strict=True):
-                normalized[k], sigmas[k] = w, s
+    def _evaluate(self, iterations: list[int]) -> tuple[list[Tensor], list[tuple[list[int], Tensor]]]:
+        """The normalised weights; and sigmas together, with the layers that they belong to, batch by batch."""
+        weights, norms = self.original_weights(), self._norms
+        batches = self._batches(weights, iterations)
+        if len(batches) == 1:
+            normalized, sigma = advance(weights, *_vectors(norms), iterations[0], norms[0].eps)
+            return normalized, [(batches[0][0], sigma)]
+        normalized, sigmas = list(weights), []
+        for members, n in batches:
+            chosen = [norms[k] for k in members]
+            found, sigma = advance([weights[k] for k in members], *_vectors(chosen), n, chosen[0].eps)
+            sigmas.append((members, sigma))
+            for k, w in zip(members, found, strict=True):
+                normalized[k] = w
         return normalized, sigmas
 
     def _before_forward(self, module: nn.Module, arguments: Any) -> None:
         if module is not self.model:  # a replica: its layers are not these
             return
-        normalized = self._evaluate(advance=True)[0]
+        normalized = self.normalized_weights()
         for entry, norm, weight in zip(self._lists, self._norms, normalized, strict=True):
-            norm.handed.put(entry.original, weight)
+            norm.handed.put(_original(entry), weight)
 
     def _after_forward(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if module is self.model:
@@ -125,12 +126,17 @@ def _parametrizations(layer: Any) -> Any:
     return layer.parametrizations["weight"]
 
 
+# Modules' own dictionaries: a module's __getattr__ takes longer than a small layer's arithmetic.
+
+
+def _original(entry: Any) -> Tensor:
+    found = entry._parameters.get("original")
+    return entry.original if found is None else found  # an original may be a buffer
+
+
 def _vectors(norms: list[SpectralNorm]) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    return [x._u for x in norms], [x._v for x in norms], [x.dim for x in norms]
-
-
-def _keep(norms: list[SpectralNorm], u: list[Tensor], v: list[Tensor]) -> None:
-    torch._foreach_copy_([x._u for x in norms] + [x._v for x in norms], [*u, *v])
+    buffers = [x._buffers for x in norms]
+    return [x["_u"] for x in buffers], [x["_v"] for x in buffers], [x.dim for x in norms]  # type: ignore[misc]
 
 
 def group_spectral_norm(

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from gankern.nn.utils.spectral_conv import ConvSpectralNorm
 from gankern.ops import _checks
-from gankern.ops.spectral_norm.group import evaluate, iterate
+from gankern.ops.spectral_norm.group import advance, iterate
 from gankern.ops.spectral_norm.reference import sizes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -72,11 +72,7 @@ class SpectralNorm(nn.Module):
         for name, length in zip(("_u", "_v"), sizes([weight], [self.dim]), strict=True):
             start = weight.detach().new_empty(length).normal_(0, 1)
             self.register_buffer(name, functional.normalize(start, dim=0, eps=eps))
-        self._keep(*iterate([weight.detach()], [self._u], [self._v], [self.dim], 15, eps))
-
-    def _keep(self, u: Sequence[Tensor], v: Sequence[Tensor]) -> None:
-        self._u.copy_(u[0])
-        self._v.copy_(v[0])
+        iterate([weight.detach()], [self._u], [self._v], [self.dim], 15, eps)
 
     @property
     def iterations(self) -> int:
@@ -90,11 +86,8 @@ class SpectralNorm(nn.Module):
         handed = self.handed.take(weight)
         if handed is not None:
             return handed
-        iterations = self.iterations
-        normalized, u, v, _ = evaluate([weight], [self._u], [self._v], [self.dim], iterations, self.eps)
-        if iterations:
-            self._keep(u, v)
-        return normalized[0]
+        u, v = self._buffers["_u"], self._buffers["_v"]
+        return advance([weight], [u], [v], [self.dim], self.iterations, self.eps)[0][0]  # type: ignore[list-item]
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """The value itself: an assigned weight becomes the original, as in torch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -33,19 +34,31 @@ def evaluate(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """As `spectral_norm_group`, for arguments known to be right."""
     plain = _Plain(weights, v, dims)
-    backend = pick("spectral_norm", weights[0])
-    results = apply(SpectralNorm, backend, plain.dims, n, float(eps), *plain.weights, *u, *plain.v)
+    results = plain.apply(u, n, eps)
     new_u, new_v = plain.vectors(results[-2])
     return plain.normalized(results[:-2]), new_u, new_v, results[-1]
 
 
-def iterate(
+def advance(
     weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The u and v of `evaluate` alone, without normalised weights or a graph: a third of the memory traffic."""
+) -> tuple[list[Tensor], Tensor]:
+    """As `evaluate`, but writes the new u and v into the given ones, a layer's buffers, if n > 0.
+
+    Returns:
+        The normalised weights, and each sigma.
+    """
+    plain = _Plain(weights, v, dims)
+    results = plain.apply(u, n, eps)
+    if n:
+        plain.keep(results[-2], u, v)
+    return plain.normalized(results[:-2]), results[-1]
+
+
+def iterate(weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float) -> None:
+    """Advances u and v in place, without normalised weights or a graph: a third of the memory traffic."""
     plain = _Plain(weights, v, dims)
     power = operator(pick("spectral_norm", weights[0]), "spectral_norm_power")
-    return plain.vectors(power(plain.weights, u, plain.v, plain.dims, n, float(eps))[0])
+    plain.keep(power(plain.weights, u, plain.v, plain.dims, n, float(eps))[0], u, v)
 
 
 class _Plain:
@@ -63,6 +76,22 @@ class _Plain:
             self.orders[k] = order
             self.v[k] = _reorder(v[k], w.shape, dims[k], order)
             self.weights[k], self.dims[k] = w.permute(order), order.index(dims[k])
+
+    def apply(self, u: list[Tensor], n: int, eps: float) -> tuple[Tensor, ...]:
+        """The normalised weights, all vectors together, and each sigma."""
+        backend = pick("spectral_norm", self.weights[0])
+        return cast(
+            tuple[Tensor, ...], apply(SpectralNorm, backend, self.dims, n, float(eps), *self.weights, *u, *self.v)
+        )
+
+    def keep(self, together: Tensor, u: list[Tensor], v: list[Tensor]) -> None:
+        """Writes all vectors into u and v."""
+        with torch.no_grad():
+            if self.orders or u[0].dtype != together.dtype or torch.compiler.is_compiling():
+                torch._foreach_copy_([*u, *v], [x for part in self.vectors(together) for x in part])
+                return
+            to = [x for pair in zip(u, v, strict=True) for x in pair]
+            torch.split_with_sizes_copy(together, [x.numel() for x in to], out=to)
 
     def vectors(self, together: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """All u and all v, the latter in the order of the given weights."""

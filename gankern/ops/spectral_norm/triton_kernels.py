@@ -17,6 +17,8 @@ ROWS = 8
 COLUMNS = 256
 BLOCK = 1024
 CHUNK = 8192
+#: |W v|, and squared |W^T (W v)|, within which no sum overflows or loses digits to underflow.
+SAFE = {torch.float64: (1e-75, 1e75), torch.float32: (1e-8, 1e12)}
 
 
 class _Plan:
@@ -120,13 +122,11 @@ def spectral_norm_power(
             return vectors, plan.bilinear(weights, vectors)
         table, items = plan.table(plan.row_items, weights), plan.upload(plan.row_items)
         y, z, sigma = plan.new(sum(plan.rows) + 1), plan.new(plan.z_length + 1), plan.new(plan.count)
-        low, high = (1e-150, 1e150) if plan.accumulator == torch.float64 else (1e-8, 1e12)
+        low, high = SAFE[plan.accumulator]
         for _ in range(n_power_iterations):
             if plan.row_items:
                 _products[(len(plan.row_items),)](table, items, vectors, y, z, plan.like, True, ROWS, COLUMNS)
-            _finish[(plan.count,)](
-                table, items, vectors, y, z, sigma, plan.like, eps, low, high, ROWS, COLUMNS, COLUMNS
-            )
+            _finish[(plan.count,)](table, items, vectors, y, z, sigma, plan.like, eps, low, high, COLUMNS, COLUMNS)
         return vectors, sigma
 
 
@@ -178,18 +178,18 @@ def spectral_norm_double_backward(
 
 def aot_specs() -> list[AotSpec]:
     """Every kernel in every dtype, as it is launched."""
-    specs = []
+    specs: list[AotSpec] = []
     for dtype, name in NAMES.items():
         wide = NAMES[accumulator(dtype)]
         double = name == "fp64"
         pointers = {"table": "*i64", "items": "*i64", "like": f"*{name}", "parts": "*fp64"}
         pointers |= dict.fromkeys(("vectors", "y", "z", "sigma", "second", "beta"), f"*{wide}")
-        low, high = (1e-150, 1e150) if double else (1e-8, 1e12)
+        low, high = SAFE[accumulator(dtype)]
         tile = {"ROWS": ROWS, "COLUMNS": COLUMNS}
         plans: list[tuple[str, Any, dict[str, Any]]] = [
             ("products", _products, {"WITH_Z": True, **tile}),
             ("products y", _products, {"WITH_Z": False, **tile}),
-            ("finish", _finish, {"eps": 1e-12, "LOW": low, "HIGH": high, **tile, "BLOCK": COLUMNS}),
+            ("finish", _finish, {"eps": 1e-12, "LOW": low, "HIGH": high, "COLUMNS": COLUMNS, "BLOCK": COLUMNS}),
             ("bilinear", _bilinear, {"BLOCK": BLOCK}),
             ("dots", _dots, {"P": 0, "Q": 1, "BLOCK": BLOCK, "WIDE": tl.float64 if double else tl.float32}),
             ("sum_parts", _sum_parts, {"BLOCK": BLOCK}),

@@ -93,37 +93,46 @@ def _clamp(x, eps):
 @triton.jit
 def _finish(
     table, items, vectors, y, z, sigma, like, eps: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # u, v and sigma of a layer from y = W v and the parts of z = W^T y, which is |y| times W^T u.
+    # u, v and sigma of a layer from y = W v and the parts of z = W^T y, which is |y| times W^T u. Both lengths must be
+    # in range: v comes from the caller and need not be a unit vector, so |y| alone does not tell the size of W.
     layer = tl.program_id(0).to(tl.int64)
     rows, inner, columns = _field(table, layer, ROWS_OF), _field(table, layer, INNER), _field(table, layer, COLUMNS_OF)
     first, last = _field(table, layer, FIRST), _field(table, layer, LAST)
     u = vectors + _field(table, layer, U_AT)
+    v = u + rows
     product = y + _field(table, layer, Y_AT)
     length = tl.sqrt(_square(product, rows, BLOCK))
     a = _clamp(length, eps)
     _scale(u, product, a, rows, BLOCK)
-    safe = (length > LOW) & (length < HIGH)
-    w = _pointer(table, layer, like, A)
-    tl.debug_barrier()
     for c0 in range(0, columns, COLUMNS):
         c = c0 + tl.arange(0, COLUMNS)
         total = tl.zeros((COLUMNS,), y.dtype.element_ty)
-        if safe:
-            for item in range(first, last):
-                total += tl.load(z + tl.load(items + item * ITEM + 3) + c, c < columns, other=0.0)
-        else:  # rare: read W again, with u in place of y
-            for r0 in range(0, rows, ROWS):
-                r = r0 + tl.arange(0, ROWS)
-                factor = tl.load(u + r, r < rows, other=0.0)
-                total += tl.sum(_panel(w, r, c, rows, inner, columns, r < rows, y) * factor[:, None], 0)
-        tl.store(u + rows + c, total, c < columns)
+        for item in range(first, last):
+            total += tl.load(z + tl.load(items + item * ITEM + 3) + c, c < columns, other=0.0)
+        tl.store(v + c, total, c < columns)
     tl.debug_barrier()
+    norm = tl.sqrt(_square(v, columns, BLOCK))
+    safe = (length > LOW) & (length < HIGH) & (norm > LOW * LOW) & (norm < HIGH * HIGH)
     divisor = tl.where(safe, a, 1.0)
-    s = tl.sqrt(_square(u + rows, columns, BLOCK)) / divisor
+    if not safe:  # rare: read W again, with u in place of y
+        w = _pointer(table, layer, like, A)
+        tl.debug_barrier()
+        for c0 in range(0, columns, COLUMNS):
+            c = c0 + tl.arange(0, COLUMNS)
+            at = c // inner * rows * inner + c % inner
+            total = tl.zeros((COLUMNS,), y.dtype.element_ty)
+            for r in range(0, rows):
+                more = tl.load(w + at + r * inner, c < columns, other=0.0).to(total.dtype)
+                total += more * tl.load(u + r)
+            tl.store(v + c, total, c < columns)
+        tl.debug_barrier()
+        norm = tl.sqrt(_square(v, columns, BLOCK))
+    tl.debug_barrier()
+    s = norm / divisor
     b = _clamp(s, eps)
-    _scale(u + rows, u + rows, divisor * b, columns, BLOCK)
+    _scale(v, v, divisor * b, columns, BLOCK)
     tl.store(sigma + layer, (s * s / b).to(sigma.dtype.element_ty))
 
 
