@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -16,6 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import gankern as gk
+from gankern.backend import why_not
 from gankern.nn import utils
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -474,14 +478,77 @@ def test_normalized_weights_are_fresh():
         close(w, a / s)
 
 
+def large() -> utils.SpectralNormGroup:
+    """A group whose results are large enough to come from kept memory (csrc/common/buffers.h)."""
+    return normalised("group", nn.ModuleList([nn.Linear(300, 200)]))[1]
+
+
 def test_large_results_are_never_reused_while_held():
-    _, group = normalised("group", nn.ModuleList([nn.Linear(300, 200)]))
-    held = [group.normalized_weights()[0].detach() for _ in range(3)]
+    """A tensor, a view of it, its graph or a NumPy array over it: each keeps its memory from later results."""
+    group = large()
+    held = [group.normalized_weights()[0].detach() for _ in range(2)]
+    held += [
+        group.normalized_weights()[0].detach()[5:7],
+        torch.from_numpy(group.normalized_weights()[0].detach().numpy()),
+    ]
+    graph = group.normalized_weights()[0].exp().sum()  # its backward needs the exponential of a result, then W
     copies = [x.clone() for x in held]
     for _ in range(5):
         group.normalized_weights()[0].sum().backward()
     assert all(torch.equal(a, b) for a, b in zip(held, copies, strict=True))
-    assert len({x.data_ptr() for x in held}) == 3
+    assert len({x.untyped_storage().data_ptr() for x in held}) == 4
+    (g,) = torch.autograd.grad(graph, group.original_weights())
+    assert g.isfinite().all()
+
+
+@pytest.mark.skipif(bool(why_not("spectral_norm", "native", "cpu", torch.float32)), reason="no native library")
+def test_memory_of_dead_results_is_used_again():
+    """By the next result of its size alone; torch's allocator does not get it."""
+    _, group = normalised("group", nn.ModuleList([nn.Linear(311, 207)]))
+    where = group.normalized_weights()[0].data_ptr()
+    others = [torch.empty(207, 311) for _ in range(20)]
+    assert where not in [x.data_ptr() for x in others]
+    assert group.normalized_weights()[0].data_ptr() == where
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_poisoned_memory_is_never_kept_memory():
+    """Where torch fills fresh memory, results must come from torch: what a kernel leaves unwritten is then NaN."""
+    group = large()
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    where = group.normalized_weights()[0].data_ptr()
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert group.normalized_weights()[0].data_ptr() != where
+
+
+FORKED = """
+import os, sys, torch
+from torch import nn
+from gankern.nn import utils
+torch.set_num_threads(1)
+group = utils.group_spectral_norm(nn.ModuleList([nn.Linear(300, 200), nn.Linear(900, 700)]).eval())
+expected = [w.detach().clone() for w in group.normalized_weights()]
+kept = group.normalized_weights()
+child = os.fork()
+if child == 0:
+    same = all(torch.equal(a, b) for _ in range(3) for a, b in zip(group.normalized_weights(), expected))
+    same = same and all(torch.equal(a, b) for a, b in zip(kept, expected))
+    os._exit(0 if same else 1)
+for _ in range(3):
+    assert all(torch.equal(a, b) for a, b in zip(group.normalized_weights(), expected))
+assert all(torch.equal(a, b) for a, b in zip(kept, expected))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.parametrize("limit", ["", "0", "1"])
+def test_kept_memory_after_a_fork_and_at_every_limit(limit):
+    """A child has kept memory of its own; 0 MiB keeps none, 1 MiB not the larger layer's."""
+    environment = {**os.environ} | ({"GANKERN_KEEP_MEMORY": limit} if limit else {})
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_graphs_of_layers_live_apart():

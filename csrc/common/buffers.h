@@ -95,10 +95,13 @@ inline bool filled(const Tensor& like) {
   return std::isnan(*static_cast<const float*>(probe.data_ptr()));
 }
 
+// Whether outputs like this tensor may take kept memory; asked once per call.
+inline bool may_keep(const Tensor& like) { return Buffers::shared().enabled() && !filled(like); }
+
 // An uninitialised contiguous CPU tensor of `like`'s sizes and dtype, whose elements have `element_size` bytes.
-inline Tensor new_output(const Tensor& like, int64_t element_size) {
+inline Tensor new_output(const Tensor& like, int64_t element_size, bool kept) {
   const int64_t bytes = like.numel() * element_size;
-  if (bytes < Buffers::smallest || !Buffers::shared().enabled() || filled(like)) {
+  if (!kept || bytes < Buffers::smallest) {
     return torch::stable::new_empty(like, like.sizes(), like.scalar_type());
   }
   std::vector<int64_t> strides(like.dim(), 1);

@@ -134,7 +134,7 @@ def _representable(x: Tensor) -> Tensor:
     """
     size = float(x.abs().nan_to_num(0.0, 0.0, 0.0).max()) if x.numel() else 0.0
     if 0 < size < 1e-280:
-        return x * 1e250
+        return x * 1e290
     return x / 2.0**8 if 1e37 < size < 1e39 or size > 1e300 else x
 
 

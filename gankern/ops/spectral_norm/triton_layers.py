@@ -123,7 +123,7 @@ def _finish(
             c = c0 + tl.arange(0, COLUMNS)
             at = c // inner * rows * inner + c % inner
             total = tl.zeros((COLUMNS,), y.dtype.element_ty)
-            for r in range(0, rows):
+            for r in range(rows):
                 more = tl.load(w + at + r * inner, c < columns, other=0.0).to(total.dtype)
                 total += more * tl.load(u + r)
             tl.store(v + c, total, c < columns)
@@ -133,7 +133,7 @@ def _finish(
     s = norm / divisor
     b = _clamp(s, eps)
     _scale(v, v, divisor * b, columns, BLOCK)
-    tl.store(sigma + layer, (s * s / b).to(sigma.dtype.element_ty))
+    tl.store(sigma + layer, (s * (s / b)).to(sigma.dtype.element_ty))
 
 
 @triton.jit
