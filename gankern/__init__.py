@@ -4,5 +4,6 @@ from gankern import nn, ops
 from gankern._info import info
 from gankern._version import __version__
 from gankern.backend import backend
+from gankern.penalty import consistency_penalty, gradient_penalty
 
-__all__ = ["__version__", "backend", "info", "nn", "ops"]
+__all__ = ["__version__", "backend", "consistency_penalty", "gradient_penalty", "info", "nn", "ops"]

@@ -1,0 +1,148 @@
+#include <cmath>
+
+#include "common/rows.h"
+#include "norm_penalty/core.h"
+
+// Checks, parallel regions and the few scalar formulas per sample; the loops over elements are in core.cpp.
+
+namespace gankern::norm_penalty {
+namespace {
+
+enum Kind : int64_t { two_sided = 0, one_sided = 1, zero_centered = 2 };
+
+// h'(n) / n and its derivative divided by n; both 0 where the penalty is flat or n = 0.
+template <class T>
+struct Slopes {
+  T slope = 0, bend = 0;
+
+  Slopes(T n, int64_t kind, T target) {
+    if (kind == zero_centered) {
+      slope = 2;
+    } else if (n != T(0) && !(kind == one_sided && n <= target)) {
+      slope = 2 * (n - target) / n;
+      bend = 2 * target / n / n / n;
+    }
+  }
+};
+
+// A flat penalty passes on nothing, not even a NaN.
+template <class T>
+T times(T slope, T x) {
+  return slope == T(0) ? T(0) : slope * x;
+}
+
+void check(const Tensor& g, int64_t kind, const char* op) {
+  STD_TORCH_CHECK(g.dim() == 2, op, ": expected g of shape (N, D), got ", g.dim(), " dimensions");
+  STD_TORCH_CHECK(kind >= two_sided && kind <= zero_centered, op, ": expected kind 0, 1 or 2, got ", kind);
+}
+
+// The inner products of two matrices' rows: partial sums, [N][parts].
+template <class S>
+Tensor row_products(const Tensor& a, const Tensor& b) {
+  using T = Accumulate<S>;
+  const auto dot = kernels<T>(isa()).dot;
+  const int64_t n = a.size(0), d = a.size(1), parts = rows::parts_of(d);
+  const rows::Matrix<S> left(a), right(b);
+  Tensor partial = new_empty(a, {n, parts}, ScalarType::Double);
+  double* sums = static_cast<double*>(partial.data_ptr());
+  rows::for_each_part(n, d, [&](int64_t i, int64_t p, int64_t d0, int64_t d1) {
+    alignas(64) T first[rows::block], second[rows::block];
+    double sum = 0;
+    rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
+      sum += dot(left.read(i, at, count, first), right.read(i, at, count, second), count);
+    });
+    sums[i * parts + p] = sum;
+  });
+  return partial;
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& g, int64_t kind, double target) {
+  check(g, kind, "norm_penalty");
+  return dispatch_floating(g, "norm_penalty", [&](auto element) {
+    using S = decltype(element);
+    using T = Accumulate<S>;
+    const int64_t n = g.size(0), parts = rows::parts_of(g.size(1));
+    Tensor value = new_empty(g, {n}, scalar_type_of<T>), norm = new_empty(g, {n}, scalar_type_of<T>);
+    const Tensor partial = row_products<S>(g, g);
+    T* values = static_cast<T*>(value.data_ptr());
+    T* norms = static_cast<T*>(norm.data_ptr());
+    for (int64_t i = 0; i < n; ++i) {
+      const T square = static_cast<T>(rows::add_parts<T>(partial, i, parts));
+      norms[i] = std::sqrt(square);
+      const T excess = norms[i] - static_cast<T>(target);
+      values[i] = kind == zero_centered ? square : kind == one_sided && excess < 0 ? T(0) : excess * excess;
+    }
+    return std::tuple(value, norm);
+  });
+}
+
+Tensor backward(const Tensor& grad, const Tensor& g, const Tensor& norm, int64_t kind, double target) {
+  check(g, kind, "norm_penalty_backward");
+  rows::check_vector(grad, g, "norm_penalty_backward", "grad");
+  rows::check_vector(norm, g, "norm_penalty_backward", "norm");
+  return dispatch_floating(g, "norm_penalty_backward", [&](auto element) {
+    using S = decltype(element);
+    using T = Accumulate<S>;
+    const auto scale = kernels<T>(isa()).scale;
+    const int64_t n = g.size(0), d = g.size(1);
+    Tensor dg = new_empty(g, {n, d}, g.scalar_type());
+    const rows::Matrix<S> x(g), out(dg);
+    const T* p = static_cast<const T*>(grad.data_ptr());
+    const T* norms = static_cast<const T*>(norm.data_ptr());
+    const int64_t grad_stride = grad.stride(0), norm_stride = norm.stride(0);
+    rows::for_each_part(n, d, [&](int64_t i, int64_t, int64_t d0, int64_t d1) {
+      alignas(64) T source[rows::block], result[rows::block];
+      const T c = times(Slopes<T>(norms[i * norm_stride], kind, static_cast<T>(target)).slope, p[i * grad_stride]);
+      rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
+        T* to = out.target(i, at, result);
+        scale(to, x.read(i, at, count, source), c, count);
+        out.write(i, at, count, to);
+      });
+    });
+    return dg;
+  });
+}
+
+std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, const Tensor& g, const Tensor& norm,
+                                           int64_t kind, double target) {
+  check(g, kind, "norm_penalty_double_backward");
+  rows::check_matrix(v, g, "norm_penalty_double_backward", "v");
+  rows::check_vector(grad, g, "norm_penalty_double_backward", "grad");
+  rows::check_vector(norm, g, "norm_penalty_double_backward", "norm");
+  return dispatch_floating(g, "norm_penalty_double_backward", [&](auto element) {
+    using S = decltype(element);
+    using T = Accumulate<S>;
+    const auto combine = kernels<T>(isa()).combine;
+    const int64_t n = g.size(0), d = g.size(1), parts = rows::parts_of(d);
+    Tensor dgrad = new_empty(g, {n}, scalar_type_of<T>), dg = new_empty(g, {n, d}, g.scalar_type());
+    const Tensor partial = row_products<S>(v, g);
+    const rows::Matrix<S> cotangent(v), x(g), out(dg);
+    const T* p = static_cast<const T*>(grad.data_ptr());
+    const T* norms = static_cast<const T*>(norm.data_ptr());
+    T* dp = static_cast<T*>(dgrad.data_ptr());
+    const int64_t grad_stride = grad.stride(0), norm_stride = norm.stride(0);
+    rows::for_each_part(n, d, [&](int64_t i, int64_t part, int64_t d0, int64_t d1) {
+      alignas(64) T first[rows::block], second[rows::block], result[rows::block];
+      const Slopes<T> h(norms[i * norm_stride], kind, static_cast<T>(target));
+      const T along = static_cast<T>(rows::add_parts<T>(partial, i, parts)), up = p[i * grad_stride];
+      if (part == 0) dp[i] = times(h.slope, along);
+      const T c = times(h.slope, up), curve = times(h.bend, up * along);
+      rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
+        T* to = out.target(i, at, result);
+        combine(to, cotangent.read(i, at, count, first), c, x.read(i, at, count, second), curve, count);
+        out.write(i, at, count, to);
+      });
+    });
+    return std::tuple(dgrad, dg);
+  });
+}
+
+}  // namespace
+}  // namespace gankern::norm_penalty
+
+STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
+  using namespace gankern::norm_penalty;
+  m.impl("norm_penalty", TORCH_BOX(&forward));
+  m.impl("norm_penalty_backward", TORCH_BOX(&backward));
+  m.impl("norm_penalty_double_backward", TORCH_BOX(&double_backward));
+}

@@ -1,0 +1,5 @@
+"""What is done to whole models."""
+
+from gankern.nn._patch import PatchReport, patch
+
+__all__ = ["PatchReport", "patch"]

@@ -1,0 +1,67 @@
+"""Per-sample norm and penalty in plain torch, with the derivatives by hand.
+
+With n = |g_i|, p the cotangent of the value, V that of dg, and h one of
+
+    0 two-sided      (n - t)^2
+    1 one-sided      max(0, n - t)^2
+    2 zero-centered  n^2
+
+the gradient is dg = c g with c = p h'(n) / n, and the gradients of <V, dg> are, with s = <V, g>,
+
+    dp = h'(n)/n s,    dg = c V + (dc/dn) / n s g
+
+Nothing is divided by n where n = 0: the gradient of a norm is 0 there. Half types are computed in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TWO_SIDED, ONE_SIDED, ZERO_CENTERED = range(3)
+
+
+def _upcast(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def norm_penalty(g: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor]:
+    """Value and norm, (N,) each, of g, (N, D); the value is differentiable by torch to any order."""
+    square = _upcast(g).square().sum(1)
+    zero = square.detach() == 0
+    norm = torch.where(zero, 0, torch.where(zero, 1, square).sqrt())
+    if kind == ZERO_CENTERED:
+        return square, norm.detach()
+    excess = norm - target
+    return (excess.clamp(min=0) if kind == ONE_SIDED else excess).square(), norm.detach()
+
+
+def _slopes(norm: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor]:
+    """h'(n) / n, and the derivative of that, divided by n."""
+    if kind == ZERO_CENTERED:
+        return torch.full_like(norm, 2), torch.zeros_like(norm)
+    still = norm == 0
+    if kind == ONE_SIDED:
+        still = still | (norm <= target)
+    slope = torch.where(still, 0, 2 * (norm - target) / norm)
+    return slope, torch.where(still, 0, 2 * target / norm / norm / norm)
+
+
+def norm_penalty_backward(grad: Tensor, g: Tensor, norm: Tensor, kind: int, target: float) -> Tensor:
+    """The gradient of g, (N, D), for the gradient of the value, (N,)."""
+    slope, _ = _slopes(norm, kind, target)
+    return (torch.where(slope == 0, 0, grad * slope)[:, None] * _upcast(g)).to(g.dtype)
+
+
+def norm_penalty_double_backward(
+    v: Tensor, grad: Tensor, g: Tensor, norm: Tensor, kind: int, target: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of <V, dg> with respect to grad, (N,), and g, (N, D)."""
+    x, cotangent = _upcast(g), _upcast(v)
+    slope, bend = _slopes(norm, kind, target)
+    still = slope == 0
+    along = (cotangent * x).sum(1)
+    dgrad = torch.where(still, 0, slope * along)
+    c = torch.where(still, 0, grad * slope)
+    curve = torch.where(bend == 0, 0, grad * bend * along)
+    return dgrad, (c[:, None] * cotangent + curve[:, None] * x).to(g.dtype)
