@@ -73,10 +73,7 @@ def batch_normalised() -> nn.Module:
     )
 
 
-ALL = {
-    f.__name__.lower(): f
-    for f in (mlp, conv, Residual, discriminating, normalised, transposed, batch_normalised)
-}
+ALL = {f.__name__.lower(): f for f in (mlp, conv, Residual, discriminating, normalised, transposed, batch_normalised)}
 
 
 def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:

@@ -80,9 +80,9 @@ double add_parts(const Tensor& partial, int64_t n, int64_t parts) {
 }
 
 inline void check_matrix(const Tensor& x, const Tensor& like, const char* op, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == like.size(0) && x.size(1) == like.size(1) &&
-                      x.scalar_type() == like.scalar_type(),
-                  op, ": expected ", name, " of shape (N, D), all of one dtype");
+  STD_TORCH_CHECK(
+      x.dim() == 2 && x.size(0) == like.size(0) && x.size(1) == like.size(1) && x.scalar_type() == like.scalar_type(),
+      op, ": expected ", name, " of shape (N, D), all of one dtype");
 }
 
 inline void check_vector(const Tensor& x, const Tensor& like, const char* op, const char* name) {

@@ -91,8 +91,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& re
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward(const Tensor& vr, const Tensor& vf, const Tensor& va,
-                                                           const Tensor& grad, const Tensor& real,
-                                                           const Tensor& fake, const Tensor& alpha) {
+                                                           const Tensor& grad, const Tensor& real, const Tensor& fake,
+                                                           const Tensor& alpha) {
   constexpr const char* op = "interpolate_double_backward";
   check(real, fake, alpha, op);
   rows::check_matrix(vr, real, op, "vr");

@@ -10,26 +10,24 @@ namespace {
 
 enum Kind : int64_t { two_sided = 0, one_sided = 1, zero_centered = 2 };
 
-// h'(n) / n and its derivative divided by n; both 0 where the penalty is flat or n = 0.
+// h'(n) / n, and its derivative divided by n; both 0 where the penalty is flat or n = 0.
 template <class T>
 struct Slopes {
-  T slope = 0, bend = 0;
+  T rise = 0, run = 1, bend = 0;
 
   Slopes(T n, int64_t kind, T target) {
     if (kind == zero_centered) {
-      slope = 2;
-    } else if (n != T(0) && !(kind == one_sided && n <= target)) {
-      slope = 2 * (n - target) / n;
+      rise = 2;
+    } else if (n != T(0) && !(kind == one_sided && n < target)) {
+      rise = 2 * (n - target);
+      run = n;
       bend = 2 * target / n / n / n;
     }
   }
-};
 
-// A flat penalty passes on nothing, not even a NaN.
-template <class T>
-T times(T slope, T x) {
-  return slope == T(0) ? T(0) : slope * x;
-}
+  // p h'(n) / n, p first, as autograd does it; a flat penalty passes on nothing, not even a NaN.
+  T times(T p) const { return rise == T(0) ? T(0) : 2 * (p * rise / (2 * run)); }
+};
 
 void check(const Tensor& g, int64_t kind, const char* op) {
   STD_TORCH_CHECK(g.dim() == 2, op, ": expected g of shape (N, D), got ", g.dim(), " dimensions");
@@ -92,7 +90,7 @@ Tensor backward(const Tensor& grad, const Tensor& g, const Tensor& norm, int64_t
     const int64_t grad_stride = grad.stride(0), norm_stride = norm.stride(0);
     rows::for_each_part(n, d, [&](int64_t i, int64_t, int64_t d0, int64_t d1) {
       alignas(64) T source[rows::block], result[rows::block];
-      const T c = times(Slopes<T>(norms[i * norm_stride], kind, static_cast<T>(target)).slope, p[i * grad_stride]);
+      const T c = Slopes<T>(norms[i * norm_stride], kind, static_cast<T>(target)).times(p[i * grad_stride]);
       rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
         T* to = out.target(i, at, result);
         scale(to, x.read(i, at, count, source), c, count);
@@ -112,7 +110,7 @@ std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, 
   return dispatch_floating(g, "norm_penalty_double_backward", [&](auto element) {
     using S = decltype(element);
     using T = Accumulate<S>;
-    const auto combine = kernels<T>(isa()).combine;
+    const Kernels<T>& run = kernels<T>(isa());
     const int64_t n = g.size(0), d = g.size(1), parts = rows::parts_of(d);
     Tensor dgrad = new_empty(g, {n}, scalar_type_of<T>), dg = new_empty(g, {n, d}, g.scalar_type());
     const Tensor partial = row_products<S>(v, g);
@@ -124,12 +122,20 @@ std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, 
     rows::for_each_part(n, d, [&](int64_t i, int64_t part, int64_t d0, int64_t d1) {
       alignas(64) T first[rows::block], second[rows::block], result[rows::block];
       const Slopes<T> h(norms[i * norm_stride], kind, static_cast<T>(target));
-      const T along = static_cast<T>(rows::add_parts<T>(partial, i, parts)), up = p[i * grad_stride];
-      if (part == 0) dp[i] = times(h.slope, along);
-      const T c = times(h.slope, up), curve = times(h.bend, up * along);
+      const T along = static_cast<T>(rows::add_parts<T>(partial, i, parts));
+      if (part == 0) dp[i] = h.rise == T(0) ? T(0) : h.rise / h.run * along;
+      const T up = p[i * grad_stride], c = h.times(up);
+      const bool straight = kind == zero_centered || norms[i * norm_stride] == T(0);
       rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
         T* to = out.target(i, at, result);
-        combine(to, cotangent.read(i, at, count, first), c, x.read(i, at, count, second), curve, count);
+        const T* tangent = cotangent.read(i, at, count, first);
+        if (straight) {
+          run.scale(to, tangent, c, count);
+        } else {
+          // The upstream gradient last: a subnormal one is then rounded once, not amplified.
+          run.scale(to, x.read(i, at, count, second), h.bend * along, count);
+          run.combine(to, tangent, c, to, h.rise == T(0) && h.bend == T(0) ? T(1) : up, count);
+        }
         out.write(i, at, count, to);
       });
     });

@@ -102,7 +102,7 @@ class ConvolutionInputGradient(torch.autograd.Function):
         """A convolution of the tangent v, and a weight gradient with v in the input's place."""
         if v is None:
             return None, None, None, None
-        grad, weight, like = ctx.saved_tensors
+        grad, weight, _ = ctx.saved_tensors
         dgrad = dweight = None
         if not torch.is_grad_enabled():
             if _asked(ctx, 0):

@@ -72,7 +72,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
 def hardtanh(x: Tensor, low: float, high: float) -> Tensor:
     """X clamped, with gradient 0 at the bounds themselves, as torch's hardtanh has."""
     fixed = x.detach()
-    return torch.where((fixed <= low) | (fixed >= high), fixed.clamp(low, high), x)
+    return torch.where((fixed > low) & (fixed < high), x, fixed.clamp(low, high))
 
 
 def threshold(x: Tensor, bound: float, value: float) -> Tensor:

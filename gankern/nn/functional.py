@@ -36,6 +36,11 @@ def _ordinary(x: Tensor, *others: Tensor | None) -> bool:
     return not plain or x.is_complex() or not any(t.requires_grad for t in given)
 
 
+def _ordinary_map(x: Tensor) -> bool:
+    """The same for pooling and padding, whose dtypes autocast rules in its own way on each device."""
+    return _ordinary(x) or torch.is_autocast_enabled(x.device.type)
+
+
 def _tuple(value: _Ints, n: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * n if len(values) == 1 else values
@@ -249,14 +254,14 @@ def absolute(input: Tensor) -> Tensor:
 
 def avg_pool2d(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """As `torch.nn.functional.avg_pool2d`."""
-    if _ordinary(input) or input.dim() != 4:
+    if _ordinary_map(input) or input.dim() != 4:
         return F.avg_pool2d(input, *args, **kwargs)
     return _resampling.avg_pool(2, input, *args, **kwargs)
 
 
 def avg_pool3d(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """As `torch.nn.functional.avg_pool3d`."""
-    if _ordinary(input) or input.dim() != 5:
+    if _ordinary_map(input) or input.dim() != 5:
         return F.avg_pool3d(input, *args, **kwargs)
     return _resampling.avg_pool(3, input, *args, **kwargs)
 
@@ -264,27 +269,27 @@ def avg_pool3d(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """As `torch.nn.functional.adaptive_avg_pool2d`."""
     sizes = [output_size] * 2 if isinstance(output_size, int) else list(output_size)
-    if _ordinary(input) or input.dim() != 4 or len(sizes) != 2 or sizes == [1, 1]:
+    if _ordinary_map(input) or input.dim() != 4 or len(sizes) != 2 or sizes == [1, 1]:
         return F.adaptive_avg_pool2d(input, output_size)  # to size 1 it is a mean, which has no zeros
     return _resampling.adaptive_avg_pool2d(input, [n or m for n, m in zip(sizes, input.shape[2:], strict=True)])
 
 
 def max_pool2d(input: Tensor, *args: Any, return_indices: bool = False, **kwargs: Any) -> Any:
     """As `torch.nn.functional.max_pool2d`."""
-    if _ordinary(input) or input.dim() != 4 or return_indices or len(args) > 5:
+    if _ordinary_map(input) or input.dim() != 4 or return_indices or len(args) > 5:
         return F.max_pool2d(input, *args, return_indices=return_indices, **kwargs)
     return _resampling.max_pool(2, input, *args, **kwargs)
 
 
 def max_pool3d(input: Tensor, *args: Any, return_indices: bool = False, **kwargs: Any) -> Any:
     """As `torch.nn.functional.max_pool3d`."""
-    if _ordinary(input) or input.dim() != 5 or return_indices or len(args) > 5:
+    if _ordinary_map(input) or input.dim() != 5 or return_indices or len(args) > 5:
         return F.max_pool3d(input, *args, return_indices=return_indices, **kwargs)
     return _resampling.max_pool(3, input, *args, **kwargs)
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """As `torch.nn.functional.pad`."""
-    if _ordinary(input) or mode not in ("reflect", "replicate") or input.dim() != 2 + len(pad) // 2:
+    if _ordinary_map(input) or mode not in ("reflect", "replicate") or input.dim() != 2 + len(pad) // 2:
         return F.pad(input, pad, mode, value)
     return _resampling.pad(input, pad, mode)

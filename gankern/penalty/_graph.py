@@ -18,6 +18,8 @@ def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor],
     alive = [s for s in scores if s.requires_grad]
     if not alive:
         raise ValueError(f"{op}: the scores do not depend on the points: the critic ignores or detaches its input")
+    if any(s.dtype == torch.float16 for s in alive):
+        scale = min(scale, 2.0**15)  # GradScaler begins at 2^16, which float16 cannot hold
     seeds = [torch.full_like(s, scale, requires_grad=False) for s in alive]
     found = torch.autograd.grad(alive, list(points), seeds, create_graph=torch.is_grad_enabled(), allow_unused=True)
     gradients = []

@@ -66,9 +66,7 @@ class InterpolateBackward(torch.autograd.Function):
     """Gradients of real, fake and alpha, of the upstream gradient and those three."""
 
     @staticmethod
-    def forward(
-        grad: Tensor, real: Tensor, fake: Tensor, alpha: Tensor, backend: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(grad: Tensor, real: Tensor, fake: Tensor, alpha: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
         """Runs the operator of one backend."""
         return operator(backend, "interpolate_backward")(grad, real, fake, alpha)
 

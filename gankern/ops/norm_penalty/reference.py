@@ -36,21 +36,21 @@ def norm_penalty(g: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor]:
     return (excess.clamp(min=0) if kind == ONE_SIDED else excess).square(), norm.detach()
 
 
-def _slopes(norm: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor]:
-    """h'(n) / n, and the derivative of that, divided by n."""
+def _slopes(norm: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor, Tensor]:
+    """h'(n) and n as divisor (h' = 0 and 1 where nothing may be divided), and h'(n)/n differentiated, over n."""
     if kind == ZERO_CENTERED:
-        return torch.full_like(norm, 2), torch.zeros_like(norm)
+        return torch.full_like(norm, 2), torch.ones_like(norm), torch.zeros_like(norm)
     still = norm == 0
     if kind == ONE_SIDED:
-        still = still | (norm <= target)
-    slope = torch.where(still, 0, 2 * (norm - target) / norm)
-    return slope, torch.where(still, 0, 2 * target / norm / norm / norm)
+        still = still | (norm < target)
+    divisor = torch.where(still, 1, norm)
+    return torch.where(still, 0, 2 * (norm - target)), divisor, torch.where(still, 0, 2 * target / norm / norm / norm)
 
 
 def norm_penalty_backward(grad: Tensor, g: Tensor, norm: Tensor, kind: int, target: float) -> Tensor:
     """The gradient of g, (N, D), for the gradient of the value, (N,)."""
-    slope, _ = _slopes(norm, kind, target)
-    return (torch.where(slope == 0, 0, grad * slope)[:, None] * _upcast(g)).to(g.dtype)
+    slope, divisor, _ = _slopes(norm, kind, target)
+    return (torch.where(slope == 0, 0, 2 * (grad * slope / (2 * divisor)))[:, None] * _upcast(g)).to(g.dtype)
 
 
 def norm_penalty_double_backward(
@@ -58,10 +58,13 @@ def norm_penalty_double_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of <V, dg> with respect to grad, (N,), and g, (N, D)."""
     x, cotangent = _upcast(g), _upcast(v)
-    slope, bend = _slopes(norm, kind, target)
-    still = slope == 0
+    slope, divisor, bend = _slopes(norm, kind, target)
     along = (cotangent * x).sum(1)
-    dgrad = torch.where(still, 0, slope * along)
-    c = torch.where(still, 0, grad * slope)
-    curve = torch.where(bend == 0, 0, grad * bend * along)
-    return dgrad, (c[:, None] * cotangent + curve[:, None] * x).to(g.dtype)
+    dgrad = torch.where(slope == 0, 0, slope / divisor * along)
+    dg = torch.where(slope == 0, 0, 2 * (grad * slope / (2 * divisor)))[:, None] * cotangent
+    if kind != ZERO_CENTERED:
+        # grad last: a subnormal one is then rounded once, not amplified.
+        flat = (slope == 0) & (bend == 0)
+        curve = torch.where(norm == 0, 0, bend * along)
+        dg = dg + curve[:, None] * x * torch.where(flat, 1, grad)[:, None]
+    return dgrad, dg.to(g.dtype)

@@ -27,9 +27,7 @@ def _inputs(shape: tuple[int, ...], kind: str, target: float, zero_row: bool) ->
     return make
 
 
-def _sample(
-    shape: tuple[int, ...], kind: str, *tags: str, target: float = 1.0, zero_row: bool = False
-) -> Sample:
+def _sample(shape: tuple[int, ...], kind: str, *tags: str, target: float = 1.0, zero_row: bool = False) -> Sample:
     name = "x".join(map(str, shape)) + f"-{kind}" + (f"-{target:g}" if target != 1 else "") + "-zero" * zero_row
     return Sample(name, _inputs(shape, kind, target, zero_row), frozenset(tags))
 
