@@ -270,21 +270,21 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) 
     """As `torch.nn.functional.adaptive_avg_pool2d`."""
     sizes = [output_size] * 2 if isinstance(output_size, int) else list(output_size)
     if _ordinary_map(input) or input.dim() != 4 or len(sizes) != 2 or sizes == [1, 1]:
-        return F.adaptive_avg_pool2d(input, output_size)  # to size 1 it is a mean, which has no zeros
+        return F.adaptive_avg_pool2d(input, output_size)  # type: ignore[arg-type]  # to size 1 it is a mean, which has no zeros
     return _resampling.adaptive_avg_pool2d(input, [n or m for n, m in zip(sizes, input.shape[2:], strict=True)])
 
 
 def max_pool2d(input: Tensor, *args: Any, return_indices: bool = False, **kwargs: Any) -> Any:
     """As `torch.nn.functional.max_pool2d`."""
     if _ordinary_map(input) or input.dim() != 4 or return_indices or len(args) > 5:
-        return F.max_pool2d(input, *args, return_indices=return_indices, **kwargs)
+        return F.max_pool2d(input, *args, return_indices=return_indices, **kwargs)  # type: ignore[call-overload]
     return _resampling.max_pool(2, input, *args, **kwargs)
 
 
 def max_pool3d(input: Tensor, *args: Any, return_indices: bool = False, **kwargs: Any) -> Any:
     """As `torch.nn.functional.max_pool3d`."""
     if _ordinary_map(input) or input.dim() != 5 or return_indices or len(args) > 5:
-        return F.max_pool3d(input, *args, return_indices=return_indices, **kwargs)
+        return F.max_pool3d(input, *args, return_indices=return_indices, **kwargs)  # type: ignore[call-overload]
     return _resampling.max_pool(3, input, *args, **kwargs)
 
 

@@ -95,7 +95,7 @@ class MaxPool3d(_ZeroAware, nn.MaxPool3d):
 
 #: Our class for each of torch's.
 OURS: dict[type[nn.Module], type[nn.Module]] = {
-    ours.__mro__[2]: ours  # type: ignore[misc]
+    ours.__mro__[2]: ours
     for ours in (
         *(Linear, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh),

@@ -168,7 +168,8 @@ def _points(
         generator = None
     if kind in _MIXED:
         drawn = None if alpha is not None else generator
-        batches = [interpolate(*batches, alpha if alpha is None else alpha.detach(), drawn)]
+        first, second = batches
+        batches = [interpolate(first, second, alpha if alpha is None else alpha.detach(), drawn)]
     elif len(batches) == 2 and batches[0].shape[1:] != batches[1].shape[1:]:
         shapes = [tuple(x.shape) for x in batches]
         raise ValueError(f"{_OP}: real and fake must have samples of one shape, got {shapes[0]} and {shapes[1]}")
