@@ -42,7 +42,10 @@ slow: build
 	@GANKERN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -m slow
 
 gates: build
-	@$(BIN)/python -m pytest -m gate
+	@$(BIN)/python -m $(if $(UPDATE),python_tests.gates,pytest -m gate)
+
+sanitize: build
+	@PYTHON=$(BIN)/python csrc/sanitize.sh
 
 lint: .venv.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,1 +1,1 @@
-"""Benchmarks of gankern against its peers."""
+"""Benchmarks against other packages; see README.md."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from gankern._info import info
 from gankern._version import __version__
+from gankern.bench import command
 
 
 def _print_info(arguments: argparse.Namespace) -> int:
@@ -47,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("info", help="versions, devices, backends, and why one is absent")
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(run=_print_info)
+
+    command.add_subcommand(commands)
     return parser
 
 

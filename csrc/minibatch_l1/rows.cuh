@@ -27,10 +27,10 @@ struct Staged {
 
 // Rows per thread where there are rows enough for every processor: more of them share each staged value.
 template <Order order, class T, int C>
-constexpr int many_rows = std::is_same_v<T, double>         ? 1
-                          : order == Order::forward         ? (C <= 8 ? 4 : 2)
-                          : order == Order::backward        ? 2
-                                                            : (C <= 16 ? 2 : 1);
+constexpr int many_rows = std::is_same_v<T, double>  ? 1
+                          : order == Order::forward  ? (C <= 8 ? 4 : 2)
+                          : order == Order::backward ? (C <= 24 ? 2 : 1)
+                                                     : (C <= 12 ? 2 : 1);
 
 template <Order order, class T, int C>
 constexpr size_t shared_bytes = Staged<order, C>::planes * Staged<order, C>::stride * sizeof(T);
@@ -65,6 +65,13 @@ __device__ __forceinline__ void stage_all(T* tile, const Problem& p, int64_t b, 
   }
 }
 
+// Begins channel c of a sweep. What one sweep over many channels loads, and the signs, would not fit the registers if
+// they were fetched far ahead or carried over to the next sweep: ptxas does both, but not across a barrier.
+template <int C>
+__device__ __forceinline__ void begin_channel(int c) {
+  if (C > 8 && c % 8 == 0) __syncwarp();
+}
+
 // What a thread knows of its rows, and their sums.
 template <Order order, class T, int C, int R>
 struct Rows {
@@ -93,6 +100,7 @@ struct Rows {
     T weight[R][group];
 #pragma unroll
     for (int c = 0; c < C; ++c) {
+      begin_channel<C>(c);
       const auto mj = Group<T>::load(at + c * L::stride);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
@@ -124,6 +132,7 @@ struct Rows {
       if (edge) drop_all(weight, i, j, n);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
+        begin_channel<C>(c);
         const auto mj = Group<T>::load(at + c * L::stride);
 #pragma unroll
         for (int r = 0; r < R; ++r) sum_c[r][c] += signed_total(weight[r], m[r][c], mj);
@@ -137,6 +146,7 @@ struct Rows {
     T q[R][group] = {};
 #pragma unroll
     for (int c = 0; c < C; ++c) {
+      begin_channel<C>(c);
       const auto mj = Group<T>::load(at + c * L::stride), vj = Group<T>::load(at + (L::v + c) * L::stride);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
@@ -182,8 +192,8 @@ struct Rows {
 
   __device__ __forceinline__ void store(const Problem& p, int64_t b, int i) const {
     // dM is minus the sum in the backward, dG in the double backward.
-    constexpr T sign_n = with_v ? T(-1) : T(1), sign_c = with_v ? T(1) : T(-1);
-    const T self = order == Order::forward && p.include_self ? T(1) : T(0);
+    [[maybe_unused]] constexpr T sign_n = with_v ? T(-1) : T(1), sign_c = with_v ? T(1) : T(-1);
+    [[maybe_unused]] const T self = order == Order::forward && p.include_self ? T(1) : T(0);
     with_element<T>(p.m, [&](auto element) {
       using S = decltype(element);
 #pragma unroll
@@ -204,7 +214,7 @@ struct Rows {
 };
 
 template <Order order, class T, int C, int R>
-__global__ void __launch_bounds__(row_threads) row_kernel(const Problem p) {
+__global__ void __launch_bounds__(row_threads, 1) row_kernel(const Problem p) {
   using L = Staged<order, C>;
   constexpr int height = lanes * R;
   static_assert(height <= L::columns);

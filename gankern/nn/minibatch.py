@@ -70,7 +70,8 @@ class MinibatchDiscrimination(nn.Module):
                 self.T.normal_()
                 return
             self.T.normal_(0.0, 0.05)
-            norm = self.T.float().square().sum((0, 2), keepdim=True).sqrt()
+            exact = torch.promote_types(self.T.dtype, torch.float32)
+            norm = self.T.to(exact).square().sum((0, 2), keepdim=True).sqrt()
             self.T.mul_((0.05 * (self.in_features * self.kernel_dim) ** 0.5 / norm).to(self.T.dtype))
 
     def forward(self, input: Tensor) -> Tensor:

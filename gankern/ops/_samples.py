@@ -31,7 +31,7 @@ class Sample:
         name: short, with the sizes in it; a test id.
         make: gives the arguments from a seeded generator, floating tensors in float64 on the CPU.
         tags: "test" for the contract test, "interpret" for sizes that Triton's interpreter can bear, "bench" for
-            the benchmark's sizes.
+            the benchmark's sizes, "memory" for one whose peak memory is checked.
     """
 
     name: str
@@ -68,6 +68,8 @@ class OpSpec:
         cost: the floor of one order ("forward", "backward", "double_backward") on "cpu" or "cuda".
         dtypes: dtypes under the contract.
         edges: argument tuples around every tile edge and for empty and single-row input, as samples.
+        independent_axis: an axis of the differentiable arguments and of every output along which the op works
+            independently, if there is one: the benchmark's float64 oracle then runs in pieces, in little memory.
     """
 
     name: str
@@ -81,6 +83,7 @@ class OpSpec:
     cost: Callable[[tuple[Any, ...], str, str], Cost]
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     edges: tuple[Sample, ...] = field(default=())
+    independent_axis: int | None = None
 
     def tagged(self, tag: str) -> tuple[Sample, ...]:
         """The samples and edges with a tag."""

@@ -22,33 +22,43 @@ def _upcast(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _pairs(m: Tensor) -> tuple[Tensor, Tensor]:
-    """K with a zero diagonal, (N, N, B), and the differences M_i - M_j, (N, N, B, C)."""
-    difference = m[:, None] - m[None]
-    others = ~torch.eye(m.shape[0], dtype=torch.bool, device=m.device)[:, :, None]
-    kernel = torch.where(others, torch.exp(-difference.abs().sum(-1)), 0)
-    return kernel, difference
+def _others(x: Tensor) -> Tensor:
+    """True where i != j, (N, N, 1)."""
+    return ~torch.eye(x.shape[0], dtype=torch.bool, device=x.device)[:, :, None]
+
+
+def _differences(x: Tensor) -> Tensor:
+    """x_i - x_j, (N, N, B, C), and 0 for a row with itself, where NaN or Inf would give NaN."""
+    return torch.where(_others(x)[..., None], x[:, None] - x[None], 0)
+
+
+def _kernel(difference: Tensor) -> Tensor:
+    """K with a zero diagonal, (N, N, B)."""
+    return torch.where(_others(difference), torch.exp(-difference.abs().sum(-1)), 0)
+
+
+def _weight(grad: Tensor, factor: Tensor) -> Tensor:
+    """(G_ib + G_jb) times a factor of the pair, (N, N, B), and 0 for a row with itself."""
+    return torch.where(_others(grad), (grad[:, None] + grad[None]) * factor, 0)
 
 
 def minibatch_l1(m: Tensor, include_self: bool) -> Tensor:
     """o, (N, B), of m, (N, B, C); differentiable by torch to any order."""
-    kernel, _ = _pairs(_upcast(m))
-    o = kernel.sum(1)
+    o = _kernel(_differences(_upcast(m))).sum(1)
     return (o + 1 if include_self else o).to(m.dtype)
 
 
 def minibatch_l1_backward(grad: Tensor, m: Tensor) -> Tensor:
     """dM, (N, B, C), for the gradient of o, (N, B)."""
-    kernel, difference = _pairs(_upcast(m))
-    g = _upcast(grad)
-    weight = (g[:, None] + g[None]) * kernel
+    difference = _differences(_upcast(m))
+    weight = _weight(_upcast(grad), _kernel(difference))
     return -(weight[..., None] * difference.sign()).sum(1).to(m.dtype)
 
 
 def minibatch_l1_double_backward(v: Tensor, grad: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of <V, dM> with respect to grad, (N, B), and m, (N, B, C)."""
-    kernel, difference = _pairs(_upcast(m))
-    g, cotangent, sign = _upcast(grad), _upcast(v), difference.sign()
-    kq = kernel * ((cotangent[:, None] - cotangent[None]) * sign).sum(-1)
-    weight = (g[:, None] + g[None]) * kq
+    difference = _differences(_upcast(m))
+    sign = difference.sign()
+    kq = _kernel(difference) * (_differences(_upcast(v)) * sign).sum(-1)
+    weight = _weight(_upcast(grad), kq)
     return -kq.sum(1).to(m.dtype), (weight[..., None] * sign).sum(1).to(m.dtype)

@@ -47,6 +47,7 @@ SAMPLES = (
     _sample(256, 100, 5, "bench"),
     _sample(256, 50, 16, "bench"),
     _sample(1024, 100, 5, "bench"),
+    _sample(4096, 20, 5, "memory"),
 )
 
 # Rows around the CPU tiles (blocks of 2, tiles of 8 to 64, parts from 64 rows on) and around GPU tiles; kernels
@@ -55,6 +56,7 @@ EDGES = (
     *(_sample(n, 3, 3, "test", "interpret") for n in (0, 1, 2, 3)),
     *(_sample(n, 2, 5, "test") for n in (31, 32, 63, 64, 65, 127, 129, 200)),
     *(_sample(n, 2, 2, "test", "interpret") for n in (15, 16, 17, 33)),
+    _sample(97, 1, 2, "test", "interpret"),  # whole GPU tiles on both sides of the diagonal's
     *(_sample(5, b, 2, "test", "interpret") for b in (0, 1, 4, 9, 17)),
     *(_sample(6, 8, c, "test", "interpret") for c in (0, 1, 3, 6, 8, 16, 17)),
     *(_sample(37, 18, c, "test") for c in (2, 4, 5, 8, 16, 24)),
@@ -107,4 +109,5 @@ SPEC = OpSpec(
     generate=generate,
     cost=cost,
     edges=EDGES,
+    independent_axis=1,
 )

@@ -1,0 +1,100 @@
+"""Compiles everything that Triton can launch for each target, without a GPU, and reads what it takes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import io
+import multiprocessing
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .sass import disassemble, hottest_loop
+
+#: Target of `triton.compile` and shared memory that one block may have, by name.
+TARGETS = {
+    "sm_80": (("cuda", 80, 32), 166912),
+    "sm_90": (("cuda", 90, 32), 232448),
+    "gfx942": (("hip", "gfx942", 64), 65536),
+}
+
+_PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
+
+
+def _amd(asm: str, field: str) -> int:
+    return int(re.findall(rf"\.{field}:\s*(\d+)", asm)[-1])
+
+
+def measure(spec: Any, target: str) -> dict[str, Any]:
+    """Compiles one `AotSpec` for one target and returns its row of the table."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    pointers = [i for i, a in enumerate(spec.kernel.arg_names) if spec.signature[a].startswith("*")]
+    source = ASTSource(
+        spec.kernel,
+        {a: spec.signature[a] for a in spec.kernel.arg_names},
+        constexprs=spec.constexprs,
+        attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
+    )
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        compiled = triton.compile(
+            source,
+            target=GPUTarget(*TARGETS[target][0]),
+            options={"num_warps": spec.num_warps, "num_stages": spec.num_stages},
+        )
+    row = {"kernel": spec.name, "target": target, "shared": compiled.metadata.shared}
+    if target.startswith("gfx"):
+        asm = compiled.asm["amdgcn"]
+        scratch = [_amd(asm, f"{kind}_spill_count") for kind in ("vgpr", "sgpr")]
+        return row | {"registers": _amd(asm, "vgpr_count"), "spills": sum(scratch), "may_spill": spec.may_spill}
+    found = _PTXAS.search(log.getvalue())
+    if found is None:
+        raise RuntimeError(f"{spec.name}: ptxas reported no resources for {target}; its log: {log.getvalue()!r}")
+    stores, loads, registers = map(int, found.groups())
+    row |= {"registers": registers, "spills": stores + loads, "may_spill": spec.may_spill}
+    if spec.element and (loop := _loop(compiled.asm["cubin"], spec.element)):
+        row |= {"instructions": loop[0], "elements": loop[1], "floor": spec.floor}
+    return row
+
+
+def _loop(cubin: bytes, element: str) -> tuple[int, int] | None:
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        (sass,) = disassemble(knobs.nvidia.cuobjdump.path, path).values()
+    return hottest_loop(sass, element)
+
+
+def _start(cache: str) -> None:
+    # A cache hit would print no log of ptxas.
+    os.environ.update(TRITON_CACHE_DIR=tempfile.mkdtemp(dir=cache), TRITON_DUMP_PTXAS_LOG="1")
+
+
+def _measure_named(op: str, name: str, target: str) -> dict[str, Any]:
+    from gankern.ops._triton import discover
+
+    (spec,) = [spec for spec in discover()[op] if spec.name == name]
+    return {"op": op, "source": "triton"} | measure(spec, target)
+
+
+def measure_all(workers: int = 2) -> list[dict[str, Any]]:
+    """A row for every op, specification and target."""
+    from gankern.ops._triton import discover
+
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise RuntimeError("the resource gate compiles: run it without TRITON_INTERPRET=1")
+    tasks = [(op, spec.name, target) for op, specs in discover().items() for spec in specs for target in TARGETS]
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        concurrent.futures.ProcessPoolExecutor(workers, context, _start, (cache,)) as pool,
+    ):
+        return list(pool.map(_measure_named, *zip(*tasks, strict=True)))
