@@ -10,23 +10,31 @@ namespace {
 
 enum Kind : int64_t { two_sided = 0, one_sided = 1, zero_centered = 2 };
 
-// h'(n) / n, and its derivative divided by n; both 0 where the penalty is flat or n = 0.
-template <class T>
-struct Slopes {
-  T rise = 0, run = 1, bend = 0;
+// The scalars of one row, in double, in the order of autograd's own steps: half types and float lose nothing, and
+// double rounds subnormal numbers as plain torch does.
+struct Row {
+  double n, target;
+  int64_t kind;
+  // Nothing depends on the norm of a flat row; at n = 0 the gradient of the norm is 0.
+  bool flat() const { return kind != zero_centered && (n == 0 || (kind == one_sided && n < target)); }
+  bool straight() const { return kind == zero_centered || n == 0; }
 
-  Slopes(T n, int64_t kind, T target) {
-    if (kind == zero_centered) {
-      rise = 2;
-    } else if (n != T(0) && !(kind == one_sided && n < target)) {
-      rise = 2 * (n - target);
-      run = n;
-      bend = 2 * target / n / n / n;
-    }
+  // c / 2, with dg = c g for the upstream gradient p.
+  double half(double p) const {
+    if (kind == zero_centered) return p;
+    return flat() ? 0 : p * (2 * (n - target)) / (2 * n);
   }
-
-  // p h'(n) / n, p first, as autograd does it; a flat penalty passes on nothing, not even a NaN.
-  T times(T p) const { return rise == T(0) ? T(0) : 2 * (p * rise / (2 * run)); }
+  // The gradient of p, s = 2 <V, g>.
+  double slope(double s) const {
+    if (kind == zero_centered) return s;
+    return flat() ? 0 : s / (2 * n) * (2 * (n - target));
+  }
+  // What of g goes into its own gradient.
+  double curve(double p, double s) const {
+    if (straight()) return 0;
+    const double dnorm = (flat() ? 0 : 2 * (s / (2 * n) * p)) - 2 * (s * (half(p) / (2 * n)));
+    return 2 * (dnorm / (2 * n));
+  }
 };
 
 void check(const Tensor& g, int64_t kind, const char* op) {
@@ -90,7 +98,7 @@ Tensor backward(const Tensor& grad, const Tensor& g, const Tensor& norm, int64_t
     const int64_t grad_stride = grad.stride(0), norm_stride = norm.stride(0);
     rows::for_each_part(n, d, [&](int64_t i, int64_t, int64_t d0, int64_t d1) {
       alignas(64) T source[rows::block], result[rows::block];
-      const T c = Slopes<T>(norms[i * norm_stride], kind, static_cast<T>(target)).times(p[i * grad_stride]);
+      const T c = static_cast<T>(2 * Row{norms[i * norm_stride], target, kind}.half(p[i * grad_stride]));
       rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
         T* to = out.target(i, at, result);
         scale(to, x.read(i, at, count, source), c, count);
@@ -121,20 +129,17 @@ std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, 
     const int64_t grad_stride = grad.stride(0), norm_stride = norm.stride(0);
     rows::for_each_part(n, d, [&](int64_t i, int64_t part, int64_t d0, int64_t d1) {
       alignas(64) T first[rows::block], second[rows::block], result[rows::block];
-      const Slopes<T> h(norms[i * norm_stride], kind, static_cast<T>(target));
-      const T along = static_cast<T>(rows::add_parts<T>(partial, i, parts));
-      if (part == 0) dp[i] = h.rise == T(0) ? T(0) : h.rise / h.run * along;
-      const T up = p[i * grad_stride], c = h.times(up);
-      const bool straight = kind == zero_centered || norms[i * norm_stride] == T(0);
+      const Row row{norms[i * norm_stride], target, kind};
+      const double along = 2 * rows::add_parts<T>(partial, i, parts), up = p[i * grad_stride];
+      if (part == 0) dp[i] = static_cast<T>(row.slope(along));
+      const T c = static_cast<T>(2 * row.half(up)), curve = static_cast<T>(row.curve(up, along));
       rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
         T* to = out.target(i, at, result);
         const T* tangent = cotangent.read(i, at, count, first);
-        if (straight) {
+        if (row.straight()) {
           run.scale(to, tangent, c, count);
         } else {
-          // The upstream gradient last: a subnormal one is then rounded once, not amplified.
-          run.scale(to, x.read(i, at, count, second), h.bend * along, count);
-          run.combine(to, tangent, c, to, h.rise == T(0) && h.bend == T(0) ? T(1) : up, count);
+          run.combine(to, tangent, c, x.read(i, at, count, second), curve, count);
         }
         out.write(i, at, count, to);
       });

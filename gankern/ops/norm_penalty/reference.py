@@ -36,21 +36,21 @@ def norm_penalty(g: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor]:
     return (excess.clamp(min=0) if kind == ONE_SIDED else excess).square(), norm.detach()
 
 
-def _slopes(norm: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor, Tensor]:
-    """h'(n) and n as divisor (h' = 0 and 1 where nothing may be divided), and h'(n)/n differentiated, over n."""
+def _first(grad: Tensor, norm: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor, Tensor]:
+    """c / 2, which rows are flat (dragging nothing along), and n where something is divided by it, else 1."""
     if kind == ZERO_CENTERED:
-        return torch.full_like(norm, 2), torch.ones_like(norm), torch.zeros_like(norm)
-    still = norm == 0
+        return grad, torch.zeros_like(norm, dtype=torch.bool), torch.ones_like(norm)
+    flat = norm == 0
     if kind == ONE_SIDED:
-        still = still | (norm < target)
-    divisor = torch.where(still, 1, norm)
-    return torch.where(still, 0, 2 * (norm - target)), divisor, torch.where(still, 0, 2 * target / norm / norm / norm)
+        flat = flat | (norm < target)
+    divisor = torch.where(norm == 0, 1, norm)
+    return torch.where(flat, 0, grad * (2 * (norm - target)) / (2 * divisor)), flat, divisor
 
 
 def norm_penalty_backward(grad: Tensor, g: Tensor, norm: Tensor, kind: int, target: float) -> Tensor:
     """The gradient of g, (N, D), for the gradient of the value, (N,)."""
-    slope, divisor, _ = _slopes(norm, kind, target)
-    return (torch.where(slope == 0, 0, 2 * (grad * slope / (2 * divisor)))[:, None] * _upcast(g)).to(g.dtype)
+    half, _, _ = _first(grad, norm, kind, target)
+    return ((2 * half)[:, None] * _upcast(g)).to(g.dtype)
 
 
 def norm_penalty_double_backward(
@@ -58,13 +58,13 @@ def norm_penalty_double_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of <V, dg> with respect to grad, (N,), and g, (N, D)."""
     x, cotangent = _upcast(g), _upcast(v)
-    slope, divisor, bend = _slopes(norm, kind, target)
-    along = (cotangent * x).sum(1)
-    dgrad = torch.where(slope == 0, 0, slope / divisor * along)
-    dg = torch.where(slope == 0, 0, 2 * (grad * slope / (2 * divisor)))[:, None] * cotangent
-    if kind != ZERO_CENTERED:
-        # grad last: a subnormal one is then rounded once, not amplified.
-        flat = (slope == 0) & (bend == 0)
-        curve = torch.where(norm == 0, 0, bend * along)
-        dg = dg + curve[:, None] * x * torch.where(flat, 1, grad)[:, None]
-    return dgrad, dg.to(g.dtype)
+    half, flat, divisor = _first(grad, norm, kind, target)
+    s = 2 * (cotangent * x).sum(1)
+    dg = (2 * half)[:, None] * cotangent
+    if kind == ZERO_CENTERED:
+        return s, dg.to(g.dtype)
+    # In the order of autograd's own steps, whose roundings of subnormal numbers the oracle has too.
+    slope = torch.where(flat, 0, s / (2 * divisor))
+    dnorm = torch.where(flat, 0, 2 * (slope * grad)) - 2 * (s * (half / (2 * divisor)))
+    curve = torch.where(norm == 0, 0, 2 * (dnorm / (2 * divisor)))
+    return slope * (2 * (norm - target)), (dg + torch.where((norm == 0)[:, None], 0, curve[:, None] * x)).to(g.dtype)

@@ -23,22 +23,16 @@ def _target(high, low, like):
 
 
 @triton.jit
-def _slopes(n, target, KIND: tl.constexpr):
-    """h'(n) over `run`, and the derivative of h'(n)/n, over n; 0 over 1 where the penalty is flat or n = 0."""
+def _first(p, n, target, KIND: tl.constexpr):
+    """c / 2, whether the row is flat, and n where something is divided by it, else 1."""
+    one = tl.zeros_like(n) + 1
     if KIND == 2:
-        return tl.full(n.shape, 2, n.dtype), tl.full(n.shape, 1, n.dtype), tl.zeros(n.shape, n.dtype)
-    still = n == 0
+        return p, n != n, one
+    flat = n == 0
     if KIND == 1:
-        still = still | (n < target)
-    run = tl.where(still, 1, n)
-    bend = tl.where(still, 0, 2 * target / run / run / run)
-    return tl.where(still, 0, 2 * (n - target)), run, bend
-
-
-@triton.jit
-def _times(p, rise, run):
-    # p first, as autograd does it; a flat penalty passes on nothing, not even a NaN.
-    return tl.where(rise == 0, 0, 2 * (p * rise / (2 * run)))
+        flat = flat | (n < target)
+    divisor = tl.where(n == 0, one, n)
+    return tl.where(flat, 0, p * (2 * (n - target)) / (2 * divisor)), flat, divisor
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -71,8 +65,8 @@ def _values(partial, value, norm, high, low, parts, KIND: tl.constexpr):
 def _backward(grad, g, norm, dg, high, low, d, parts, p_n, norm_n, g_n, g_d, KIND: tl.constexpr):
     n, _, first, last = place(d, parts)
     size = tl.load(norm + n * norm_n)
-    rise, run, _ = _slopes(size, _target(high, low, size), KIND)
-    c = _times(tl.load(grad + n * p_n), rise, run)
+    half, _, _ = _first(tl.load(grad + n * p_n), size, _target(high, low, size), KIND)
+    c = 2 * half
     for at in range(first, last, BLOCK):
         k = at + tl.arange(0, BLOCK)
         x = c * load(g + n * g_n, k, g_d, k < last, norm)
@@ -85,19 +79,21 @@ def _double_backward(
 ):
     n, p, first, last = place(d, parts)
     size = tl.load(norm + n * norm_n)
-    rise, run, bend = _slopes(size, _target(high, low, size), KIND)
-    along = sum_parts(partial, n, parts)
-    tl.store(dgrad + n, tl.where(rise == 0, 0, rise / run * along), p == 0)
+    target = _target(high, low, size)
     up = tl.load(grad + n * p_n)
-    c = _times(up, rise, run)
-    curve = tl.where(size == 0, 0, bend * along)
-    up = tl.where((rise == 0) & (bend == 0), 1, up)
+    half, flat, divisor = _first(up, size, target, KIND)
+    along = 2 * sum_parts(partial, n, parts)
+    slope = tl.where(flat, 0, along / (2 * divisor))
+    dp = along if KIND == 2 else slope * (2 * (size - target))
+    tl.store(dgrad + n, dp, p == 0)
+    # In the order of autograd's own steps, as the reference.
+    dnorm = tl.where(flat, 0, 2 * (slope * up)) - 2 * (along * (half / (2 * divisor)))
+    curve = 2 * (dnorm / (2 * divisor))
     for at in range(first, last, BLOCK):
         k = at + tl.arange(0, BLOCK)
-        x = c * load(v + n * v_n, k, v_d, k < last, partial)
+        x = 2 * half * load(v + n * v_n, k, v_d, k < last, partial)
         if KIND != 2:
-            # The upstream gradient last: a subnormal one is then rounded once, not amplified.
-            x += tl.where(size == 0, 0, curve * load(g + n * g_n, k, g_d, k < last, partial) * up)
+            x += tl.where(size == 0, 0, curve * load(g + n * g_n, k, g_d, k < last, partial))
         tl.store(dg + n * d + k, x.to(dg.dtype.element_ty), k < last)
 
 
