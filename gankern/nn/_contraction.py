@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern.ops._apply import apply
+
 _aten = torch.ops.aten
 
 #: stride, padding, dilation, transposed, output_padding, groups, as torch.convolution takes them.
@@ -76,8 +78,8 @@ class Convolution(torch.autograd.Function):
         asked = [_asked(ctx, k) for k in range(3)]
         if not torch.is_grad_enabled():
             return *_convolution_gradients(grad, x, weight, ctx.geometry, asked), None
-        dx = ConvolutionInputGradient.apply(grad, weight, x.detach(), ctx.geometry) if asked[0] else None
-        dweight = ConvolutionWeightGradient.apply(grad, x, weight.detach(), ctx.geometry) if asked[1] else None
+        dx = apply(ConvolutionInputGradient, grad, weight, x.detach(), ctx.geometry) if asked[0] else None
+        dweight = apply(ConvolutionWeightGradient, grad, x, weight.detach(), ctx.geometry) if asked[1] else None
         dbias = grad.sum([d for d in range(grad.dim()) if d != 1]) if asked[2] else None
         return dx, dweight, dbias, None
 
@@ -111,9 +113,9 @@ class ConvolutionInputGradient(torch.autograd.Function):
                 dweight = _convolution_gradients(grad, v, weight, ctx.geometry, [False, True, False])[1]
             return dgrad, dweight, None, None
         if _asked(ctx, 0):
-            dgrad = Convolution.apply(v, weight, None, ctx.geometry)
+            dgrad = apply(Convolution, v, weight, None, ctx.geometry)
         if _asked(ctx, 1):
-            dweight = ConvolutionWeightGradient.apply(grad, v, weight.detach(), ctx.geometry)
+            dweight = apply(ConvolutionWeightGradient, grad, v, weight.detach(), ctx.geometry)
         return dgrad, dweight, None, None
 
 
@@ -138,8 +140,8 @@ class ConvolutionWeightGradient(torch.autograd.Function):
         if v is None:
             return None, None, None, None
         grad, x, _ = ctx.saved_tensors
-        dgrad = Convolution.apply(x, v, None, ctx.geometry) if _asked(ctx, 0) else None
-        dx = ConvolutionInputGradient.apply(grad, v, x.detach(), ctx.geometry) if _asked(ctx, 1) else None
+        dgrad = apply(Convolution, x, v, None, ctx.geometry) if _asked(ctx, 0) else None
+        dx = apply(ConvolutionInputGradient, grad, v, x.detach(), ctx.geometry) if _asked(ctx, 1) else None
         return dgrad, dx, None, None
 
 
@@ -192,9 +194,9 @@ class MatrixProduct(torch.autograd.Function):
         left, right = (grad, a) if ctx.transposed else (a, grad)
         if torch.is_grad_enabled():
             if _asked(ctx, 0):
-                da = MatrixProduct.apply(grad, b, None, not ctx.transposed)
+                da = apply(MatrixProduct, grad, b, None, not ctx.transposed)
             if _asked(ctx, 1):
-                db = MatrixProduct.apply(left.t(), right, None, False)
+                db = apply(MatrixProduct, left.t(), right, None, False)
         else:
             if _asked(ctx, 0):
                 da = _product(grad, b.t() if ctx.transposed else b)

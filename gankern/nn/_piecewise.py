@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern.ops._apply import apply
+
 _aten = torch.ops.aten
 
 
 def relu(x: Tensor) -> Tensor:
     """max(0, x); keeps only its own result, as torch does."""
-    return Relu.apply(x)
+    return apply(Relu, x)
 
 
 class Relu(torch.autograd.Function):

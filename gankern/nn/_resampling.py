@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankern.ops._apply import apply
+
 _aten = torch.ops.aten
 _Map = Callable[[Tensor], Tensor]
 _Ints = int | Sequence[int]
@@ -18,9 +20,9 @@ class LinearMap(torch.autograd.Function):
     """A linear map and its adjoint: each is the other's gradient, to any order."""
 
     @staticmethod
-    def forward(x: Tensor, apply: _Map, adjoint: _Map) -> Tensor:
+    def forward(x: Tensor, direct: _Map, adjoint: _Map) -> Tensor:
         """Runs the map."""
-        return apply(x)
+        return direct(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -31,7 +33,7 @@ class LinearMap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:
         """The adjoint of grad."""
-        return None if grad is None else LinearMap.apply(grad, ctx.adjoint, ctx.map), None, None
+        return None if grad is None else apply(LinearMap, grad, ctx.adjoint, ctx.map), None, None
 
 
 def _tuple(value: _Ints, n: int) -> list[int]:
@@ -57,13 +59,14 @@ def avg_pool(
         (_aten.avg_pool2d, _aten.avg_pool2d_backward) if n == 2 else (_aten.avg_pool3d, _aten.avg_pool3d_backward)
     )
     like = x.detach()
-    return LinearMap.apply(x, lambda t: forward(t, *window, *rest), lambda g: backward(g, like, *window, *rest))
+    return apply(LinearMap, x, lambda t: forward(t, *window, *rest), lambda g: backward(g, like, *window, *rest))
 
 
 def adaptive_avg_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
     """Average pooling to a given size."""
     like, sizes = x.detach(), list(size)
-    return LinearMap.apply(
+    return apply(
+        LinearMap,
         x,
         lambda t: _aten._adaptive_avg_pool2d(t, sizes),
         lambda g: _aten._adaptive_avg_pool2d_backward(g, like),
@@ -90,7 +93,8 @@ def max_pool(
     like = x.detach()
     indices = forward(like, *window)[1]
     flat = indices.flatten(-n)
-    return LinearMap.apply(
+    return apply(
+        LinearMap,
         x,
         lambda t: t.flatten(-n).gather(-1, flat).view(indices.shape),
         lambda g: backward(g, like, *window, indices),
@@ -102,4 +106,4 @@ def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
     like, widths = x.detach(), list(widths)
     name = {"reflect": "reflection_pad", "replicate": "replication_pad"}[mode]
     backward = getattr(_aten, f"{name}{len(widths) // 2}d_backward")
-    return LinearMap.apply(x, lambda t: F.pad(t, widths, mode), lambda g: backward(g, like, widths))
+    return apply(LinearMap, x, lambda t: F.pad(t, widths, mode), lambda g: backward(g, like, widths))

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gankern.nn import _contraction, _piecewise, _resampling
+from gankern.ops._apply import apply
 
 _aten = torch.ops.aten
 _Ints = int | Sequence[int]
@@ -66,8 +67,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _contraction.onednn_can(input, weight) or input.shape[-1] != weight.shape[1]:
         return F.linear(input, weight, bias)
     if input.dim() == 2:
-        return _contraction.MatrixProduct.apply(input, weight, bias, True)
-    rows = _contraction.MatrixProduct.apply(input.flatten(0, -2), weight, bias, True)
+        return apply(_contraction.MatrixProduct, input, weight, bias, True)
+    rows = apply(_contraction.MatrixProduct, input.flatten(0, -2), weight, bias, True)
     return rows.unflatten(0, input.shape[:-1])
 
 
@@ -96,7 +97,7 @@ def _convolution(
         _tuple(output_padding, n),
         groups,
     )
-    return _contraction.Convolution.apply(*_autocast(*operands), geometry)
+    return apply(_contraction.Convolution, *_autocast(*operands), geometry)
 
 
 def _padded_by_name(

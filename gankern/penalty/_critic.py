@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,8 @@ def engine_context(engine: str) -> Iterator[None]:
 
     torch.compile has no double backward, so a compiled critic, or one with compiled parts, runs its original code.
     """
-    with torch.compiler.set_stance("force_eager"):
+    compiled = "torch._dynamo" in sys.modules  # nothing is compiled before torch imports its compiler
+    with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
         if engine == "eager":
             yield
         else:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern.ops._apply import apply
+
 
 def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor], scale: float) -> list[Tensor]:
     """dD/dx for each tensor of points, D the sum of all scores, ready to be differentiated again.
@@ -30,6 +32,9 @@ def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor],
     return gradients
 
 
+_ACCUMULATE = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
+
+
 def _leaves(*roots: Tensor) -> dict[Any, Tensor]:
     """The leaf tensors below some tensors, by their node of the graph."""
     found: dict[Any, Tensor] = {}
@@ -40,9 +45,9 @@ def _leaves(*roots: Tensor) -> dict[Any, Tensor]:
         if node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found[node] = variable
+        if type(node) is _ACCUMULATE:
+            found[node] = node.variable  # type: ignore[attr-defined]
+            continue
         stack += [below for below, _ in node.next_functions if below is not None]
     return found
 
@@ -75,4 +80,4 @@ def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor]) ->
     reached = _leaves(value)
     points_ids = {id(p) for p in points}
     missing = [p for node, p in below.items() if node not in reached and id(p) not in points_ids]
-    return _Anchor.apply(value, *missing) if missing else value
+    return apply(_Anchor, value, *missing) if missing else value

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gankern.backend import pick
 from gankern.ops import _checks, _rows
+from gankern.ops._apply import apply
 from gankern.ops.interpolate.op import Interpolate
 
 _OP = "interpolate"
@@ -59,5 +60,5 @@ def interpolate(
             raise ValueError(f"{_OP}: alpha must be on real's device, {real.device}, got {alpha.device}")
     alpha = alpha.reshape(n).to(torch.float64 if real.dtype == torch.float64 else torch.float32)
     order = _rows.memory_order(real)
-    rows = Interpolate.apply(_rows.to_rows(real, order), _rows.to_rows(fake, order), alpha, pick(_OP, real))
+    rows = apply(Interpolate, _rows.to_rows(real, order), _rows.to_rows(fake, order), alpha, pick(_OP, real))
     return _rows.from_rows(rows, real, order)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern.backend import define, operator
+from gankern.ops._apply import apply
 from gankern.ops._autograd import third_order
 
 
@@ -59,7 +60,7 @@ class Interpolate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs, themselves differentiable."""
-        return *InterpolateBackward.apply(grad, *ctx.saved_tensors, ctx.backend), None
+        return *apply(InterpolateBackward, grad, *ctx.saved_tensors, ctx.backend), None
 
 
 class InterpolateBackward(torch.autograd.Function):
@@ -79,7 +80,7 @@ class InterpolateBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, vr: Tensor, vf: Tensor, va: Tensor) -> tuple[Tensor | None, ...]:
         """The second order; a third raises."""
-        return *InterpolateDoubleBackward.apply(vr, vf, va, *ctx.saved_tensors, ctx.backend), None
+        return *apply(InterpolateDoubleBackward, vr, vf, va, *ctx.saved_tensors, ctx.backend), None
 
 
 class InterpolateDoubleBackward(torch.autograd.Function):

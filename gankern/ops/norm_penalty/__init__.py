@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gankern.backend import pick
 from gankern.ops import _checks, _rows
+from gankern.ops._apply import apply
 from gankern.ops.norm_penalty.op import KINDS, NormPenaltyFunction
 
 
@@ -47,5 +48,5 @@ def norm_penalty(g: Tensor, kind: str = "two-sided", target: float = 1.0) -> Nor
     if isinstance(target, bool) or not isinstance(target, int | float):
         raise TypeError(f"norm_penalty: target must be a number, got {type(target).__name__}")
     rows = _rows.to_rows(g, _rows.memory_order(g))
-    value, norm = NormPenaltyFunction.apply(rows, KINDS.index(kind), float(target), pick("norm_penalty", g))
+    value, norm = apply(NormPenaltyFunction, rows, KINDS.index(kind), float(target), pick("norm_penalty", g))
     return NormPenalty(value, norm)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern.backend import define, operator
+from gankern.ops._apply import apply
 from gankern.ops._autograd import third_order
 
 #: Names of the penalties; the operators take their positions.
@@ -67,7 +68,7 @@ class NormPenaltyFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         """The gradient of g, itself differentiable."""
         g, norm = ctx.saved_tensors
-        return NormPenaltyBackward.apply(grad, g, norm, *ctx.rest), None, None, None
+        return apply(NormPenaltyBackward, grad, g, norm, *ctx.rest), None, None, None
 
 
 class NormPenaltyBackward(torch.autograd.Function):
@@ -87,7 +88,7 @@ class NormPenaltyBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         """The second order; a third raises."""
-        dgrad, dg = NormPenaltyDoubleBackward.apply(v, *ctx.saved_tensors, *ctx.rest)
+        dgrad, dg = apply(NormPenaltyDoubleBackward, v, *ctx.saved_tensors, *ctx.rest)
         return dgrad, dg, None, None, None, None
 
 
