@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := triton numpy scipy tqdm pillow matplotlib safetensors scikit-learn setuptools wheel cmake ninja pybind11 \
             pytest hypothesis ruff mypy clang-format
-CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+CPP := $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 NATIVE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: help env build demo test slow gates lint types format sanitize nightly benchmark clean
@@ -43,6 +43,9 @@ slow: build
 
 gates: build
 	@$(BIN)/python -m $(if $(UPDATE),python_tests.gates,pytest -m gate)
+
+nightly: build
+	@GANKERN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -m nightly
 
 sanitize: build
 	@PYTHON=$(BIN)/python csrc/sanitize.sh

@@ -1,4 +1,4 @@
-"""Who takes part: the op's plain-torch reference, torch.compile of it, and gankern under each backend.
+"""Who takes part: what users type in plain torch, torch.compile of it, and gankern under each backend.
 
 Peers that need other packages live in the checkout's `benchmarks/providers/<op>.py`.
 """
@@ -51,9 +51,13 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
+def _typed(spec: OpSpec) -> Callable[..., Any]:
+    return spec.baseline or spec.reference
+
+
 def _compiled(spec: OpSpec, dynamic: bool) -> Provider:
     def make() -> Callable[..., Any]:
-        return torch.compile(_own_code(spec.reference), dynamic=dynamic, fullgraph=False)
+        return torch.compile(_own_code(_typed(spec)), dynamic=dynamic, fullgraph=False)
 
     def reason(case: Case) -> str:
         return "torch.compile has no double backward" if case.order == "double" else ""
@@ -77,7 +81,7 @@ def _gankern(spec: OpSpec, name: str) -> Provider:
 
 def builtin(spec: OpSpec, device: str) -> list[Provider]:
     """The providers that need nothing but an installed gankern."""
-    found = [Provider("eager", lambda: spec.reference), _compiled(spec, dynamic=True), _compiled(spec, dynamic=False)]
+    found = [Provider("eager", lambda: _typed(spec)), _compiled(spec, dynamic=True), _compiled(spec, dynamic=False)]
     if spec.name not in OPS:  # composed of other ops: it has no backends of its own
         return [*found, Provider("gankern", lambda: spec.call, ours=True)]
     return found + [_gankern(spec, name) for name in (("native",) if device == "cpu" else ("triton", "cuda"))]

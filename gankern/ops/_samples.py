@@ -70,6 +70,7 @@ class OpSpec:
         edges: argument tuples around every tile edge and for empty and single-row input, as samples.
         independent_axis: an axis of the differentiable arguments and of every output along which the op works
             independently, if there is one: the benchmark's float64 oracle then runs in pieces, in little memory.
+        baseline: what users type in torch, for the benchmark's "eager" and "compile"; the reference, if that is it.
     """
 
     name: str
@@ -84,6 +85,7 @@ class OpSpec:
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     edges: tuple[Sample, ...] = field(default=())
     independent_axis: int | None = None
+    baseline: Callable[..., Any] | None = None
 
     def tagged(self, tag: str) -> tuple[Sample, ...]:
         """The samples and edges with a tag."""

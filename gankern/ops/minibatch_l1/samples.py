@@ -98,6 +98,12 @@ def cost(arguments: tuple[Any, ...], order: str, device: str) -> Cost:
     return Cost(size * (3 * m.numel() + 2 * n * b), pairs * per_pair)
 
 
+def broadcast(m: Tensor, include_self: bool) -> Tensor:
+    """What users type: everything broadcast, the self term (exactly 1) summed and subtracted again."""
+    o = torch.exp(-(m[:, None] - m[None]).abs().sum(-1)).sum(1)
+    return o if include_self else o - 1
+
+
 SPEC = OpSpec(
     name="minibatch_l1",
     call=minibatch_l1,
@@ -110,4 +116,5 @@ SPEC = OpSpec(
     cost=cost,
     edges=EDGES,
     independent_axis=1,
+    baseline=broadcast,
 )
