@@ -125,7 +125,8 @@ def aot_specs() -> list[AotSpec]:
     for dtype, name in NAMES.items():
         types = dict.fromkeys(("real", "fake", "grad", "vr", "vf", "out", "dgrad", "dreal", "dfake"), f"*{name}")
         types |= dict.fromkeys(("alpha", "va", "partial", "dalpha"), f"*{NAMES[accumulator(dtype)]}")
-        for kernel in (_forward, _backward, _double_backward, _add):
+        wide = accumulator(dtype) == dtype  # `_add` sees sums alone: the half types launch float32's
+        for kernel in (_forward, _backward, _double_backward, *((_add,) if wide else ())):
             signature = {a: types.get(a, "i32") for a in kernel.arg_names}
             row = f"{kernel.__name__.strip('_')} {name}"
             specs.append(AotSpec(row, kernel, signature, {}, may_spill=dtype == torch.float64, **OPTIONS))
