@@ -1,13 +1,14 @@
 """`python -m benchmarks.compare OLD NEW`: is NEW slower than OLD anywhere, on the same machine?
 
 A row is slower if its median grew by more than the absolute and by more than the relative margin; it has regressed
-as well if its numbers were right and are not any more. One regression of a gankern row is exit code 1. Rows that
-are in one file alone are named.
+as well if its numbers were right and are not any more. Rows that are in one file alone are named. A gankern row that
+regressed or is missing from NEW is exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -92,12 +93,14 @@ def _say(verdict: Verdict) -> None:
     ):
         if lines:
             print(f"{title}:", *lines, sep="\n  ")
-    print(f"{len(verdict.regressed)} regressed, {len(verdict.improved)} improved, {verdict.unchanged} unchanged")
+    gone = f", {len(verdict.missing)} missing" if verdict.missing else ""
+    counts = f"{len(verdict.regressed)} regressed, {len(verdict.improved)} improved, {verdict.unchanged} unchanged"
+    print(counts + gone)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: no regression; 1: at least one; 2: the files cannot be compared."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    """Exit code 0: no regression; 1: a row regressed or is missing; 2: wrong usage, or nothing to compare."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__, allow_abbrev=False)
     parser.add_argument("old", metavar="OLD")
     parser.add_argument("new", metavar="NEW")
     parser.add_argument("--absolute", type=float, default=20.0, metavar="US", help="margin, microseconds (default 20)")
@@ -105,6 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="judge the peers' rows, too")
     parser.add_argument("--force", action="store_true", help="compare results of different machines")
     arguments = parser.parse_args(argv)
+    for option in ("absolute", "relative"):
+        margin = getattr(arguments, option)
+        if not (math.isfinite(margin) and margin >= 0):
+            print(f"error: --{option} must be a finite number of at least 0, got {margin}", file=sys.stderr)
+            return 2
     try:
         old, new = load(arguments.old), load(arguments.new)
     except (OSError, ValueError) as error:
@@ -115,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: results of different machines ({'; '.join(differences)}); --force compares", file=sys.stderr)
         return 2
     verdict = compare(old, new, arguments.absolute * 1e-6, arguments.relative, arguments.all)
-    _say(verdict)
-    if not (verdict.regressed or verdict.improved or verdict.unchanged):
-        print("error: the files have no row in common", file=sys.stderr)
+    if not (verdict.regressed or verdict.improved or verdict.unchanged or verdict.missing):
+        print("error: OLD holds no row to judge; --all judges the peers' rows, too", file=sys.stderr)
         return 2
-    return int(bool(verdict.regressed))
+    _say(verdict)
+    return int(bool(verdict.regressed or verdict.missing))
 
 
 if __name__ == "__main__":

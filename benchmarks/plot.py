@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from gankern.bench.report import seconds
 
 _TITLES = {"fwd": "forward", "bwd": "forward + backward", "double": "forward + backward + double backward"}
 _OURS, _PEER, _FLOOR, _INK = "#c8402a", "#9aa5b1", "#1f2933", "#3e4c59"
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # labels stay readable over lines
 
 
 def _panels(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -37,7 +37,7 @@ def _label(row: dict[str, Any]) -> str:
     text = seconds(row["median"])
     if row["ratio"] is not None:
         text += f"   {row['ratio']:.1f}x the best peer"
-    if row["fraction"] is not None:
+    if row["fraction"]:
         text += f", floor / time {row['fraction']:.0%}"
     return text
 
@@ -56,9 +56,9 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], low: float, high: float) -> No
             axes.errorbar(row["median"], place, xerr=spread, color=_INK, capsize=2, elinewidth=0.9, capthick=0.9)
         at = row["q80"] * 1.12 if row["status"] == "ok" else low * 1.15
         weight = "bold" if row["ours"] and row["status"] == "ok" else "normal"
-        axes.text(at, place, _label(row), va="center", fontsize=8, color=_INK, weight=weight)
+        axes.text(at, place, _label(row), va="center", fontsize=8, color=_INK, weight=weight, bbox=_PAPER)
     floor = rows[0]["floor"]
-    if floor is not None:
+    if floor:  # 0 for an input without elements
         axes.axvline(floor, color=_FLOOR, linestyle=(0, (4, 2)), linewidth=1.1)
     axes.set_yticks(range(len(rows)), [row["provider"] for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -78,30 +78,24 @@ def plot(content: dict[str, Any], target: str | Path) -> None:
     Raises:
         ValueError: the file holds no timed row.
     """
-    times = [row[key] for row in content["rows"] for key in ("median", "q80", "floor") if row[key] is not None]
+    times = [row[key] for row in content["rows"] for key in ("median", "q20", "floor") if row[key]]
     if not any(row["status"] == "ok" for row in content["rows"]):
         raise ValueError("the result file holds no timed row")
     low = min(times) / 2
     high = low * 10 ** max(_decades(row, low) for row in content["rows"])
     panels = _panels(content["rows"])
-    inputs = list(dict.fromkeys((op, sample) for op, sample, _ in panels))
-    orders = [order for order in _TITLES if any(order == key[2] for key in panels)]
-    heights = [max(0.55 + 0.3 * len(rows) for key, rows in panels.items() if key[:2] == pair) for pair in inputs]
+    heights = [0.42 + 0.26 * len(rows) for rows in panels.values()]
     figure, grid = plt.subplots(
-        len(inputs),
-        len(orders),
-        figsize=(8.5 * len(orders), sum(heights) + 1.1),
+        len(panels),
+        figsize=(9, sum(heights) + 0.9),
         height_ratios=heights,
         squeeze=False,
+        sharex=True,
         layout="constrained",
     )
-    for axes, ((op, sample), order) in zip(grid.flat, itertools.product(inputs, orders), strict=True):
-        rows = panels.get((op, sample, order))
-        if rows is None:
-            axes.set_visible(False)
-            continue
+    for axes, ((op, sample, order), rows) in zip(grid.flat, panels.items(), strict=True):
         _draw(axes, rows, low, high)
-        title = f"{op}  {sample}  {_TITLES[order]}  {rows[0]['dtype']}"
+        title = f"{op}  {sample}  {_TITLES.get(order, order)}  {rows[0]['dtype']}"
         axes.set_title(title, loc="left", fontsize=9.5, weight="bold", color=_INK)
     figure.supxlabel("time per call: median and 20 % to 80 % quantiles; dashed: the machine's floor", fontsize=9)
     around = content["environment"]
@@ -113,7 +107,7 @@ def plot(content: dict[str, Any], target: str | Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__, allow_abbrev=False)
     parser.add_argument("result", metavar="RESULT.json")
     parser.add_argument("-o", "--output", metavar="PNG", help="default: beside the result file")
     arguments = parser.parse_args(argv)

@@ -10,7 +10,7 @@ from gankern.bench import ORDERS, command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__, allow_abbrev=False)
     parser.add_argument("--op", action="append", default=[], metavar="OP", help="default: all; may be repeated")
     command.add_arguments(parser)
     parser.set_defaults(memory=True, order=list(ORDERS))

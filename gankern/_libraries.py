@@ -7,9 +7,11 @@ import importlib.util
 import json
 import os
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
+
+from gankern._host_ctypes import Host
 
 PACKAGE = Path(__file__).parent
 
@@ -37,10 +39,15 @@ def _load(name: str, file: str, report: dict[str, str]) -> str:
     return ""
 
 
-def _load_host() -> ModuleType | None:
+def _load_host() -> Any:
+    """The torch-free library: by pybind11, by ctypes, or None where it was not built."""
     try:
         return importlib.import_module("gankern._host")
     except ImportError:
+        pass
+    try:
+        return Host(PACKAGE / "libgankern_core.so")
+    except OSError:
         return None
 
 

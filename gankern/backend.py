@@ -40,7 +40,9 @@ _require_native = os.environ.get("GANKERN_REQUIRE_NATIVE", "") == "1"
 
 
 class _Forced(threading.local):
-    name: str | None = None
+    # An instance attribute from the start: torch.compile guards on whether it is there.
+    def __init__(self) -> None:
+        self.name: str | None = None
 
 
 _forced = _Forced()
@@ -102,6 +104,7 @@ def define(
     schemas: Sequence[str],
     fakes: dict[str, Callable[..., Any]],
     *,
+    checks: dict[str, Callable[..., None]] | None = None,
     dtypes: tuple[torch.dtype, ...] = FLOATING,
     gpu_default: str = "reference",
 ) -> Op:
@@ -112,6 +115,8 @@ def define(
             functions with the operators' names.
         schemas: one operator schema per order, such as "minibatch_l1(Tensor m, bool include_self) -> Tensor".
         fakes: shape functions by operator name.
+        checks: what the compiled libraries check in C++, for the Triton and reference operators: functions of the
+            operators' arguments that raise.
         dtypes: dtypes that the compiled backends support; the reference supports whatever torch does.
         gpu_default: what "auto" uses on a GPU. Another than "reference" needs a committed result from a GPU.
     """
@@ -125,18 +130,34 @@ def define(
         for schema, function in zip(op.schemas, op.functions, strict=True):
             library.define(schema)
             if backend_name == "reference":
-                library.impl(function, getattr(reference, function), "CompositeExplicitAutograd")
+                run = _checked(getattr(reference, function), (checks or {}).get(function))
+                library.impl(function, run, "CompositeExplicitAutograd")
             elif backend_name == "triton" and has_triton:
-                _register_triton(library, package, function)
+                _register_triton(library, package, function, (checks or {}).get(function))
             torch.library.register_fake(f"gankern_{backend_name}::{function}", fakes[function], lib=library)
         op.absent[backend_name] = _why_absent(op, backend_name, has_triton)
     OPS[name] = op
     return op
 
 
-def _register_triton(library: torch.library.Library, package: str, function: str) -> None:
-    def launch(*arguments: Any) -> Any:
+def _checked(run: Callable[..., Any], check: Callable[..., None] | None) -> Callable[..., Any]:
+    if check is None:
+        return run
+
+    def checked(*arguments: Any) -> Any:
+        check(*arguments)
+        return run(*arguments)
+
+    return checked
+
+
+def _register_triton(
+    library: torch.library.Library, package: str, function: str, check: Callable[..., None] | None
+) -> None:
+    def run(*arguments: Any) -> Any:
         return getattr(importlib.import_module(f"{package}.triton_kernels"), function)(*arguments)
+
+    launch = _checked(run, check)
 
     library.impl(function, launch, "CUDA")
     if _libraries.interpreted():

@@ -10,7 +10,8 @@ from typing import Any
 
 from gankern._info import info
 from gankern._version import __version__
-from gankern.bench import command
+from gankern.bench import command as bench
+from gankern.diagnostics import command as birthday
 
 
 def _print_info(arguments: argparse.Namespace) -> int:
@@ -40,16 +41,17 @@ def _print_table(report: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="gankern", description="A low-level, kernel-optimised GAN toolkit for PyTorch."
+        prog="gankern", description="A low-level, kernel-optimised GAN toolkit for PyTorch.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"gankern {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    show = commands.add_parser("info", help="versions, devices, backends, and why one is absent")
+    show = commands.add_parser("info", help="versions, devices, backends, and why one is absent", allow_abbrev=False)
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(run=_print_info)
 
-    command.add_subcommand(commands)
+    birthday.add_subcommand(commands)
+    bench.add_subcommand(commands)
     return parser
 
 

@@ -1,20 +1,15 @@
-"""The benchmark core: right checks, honest rows, and the tools that read result files."""
+"""The benchmark core: right checks, honest rows, time and memory."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 import math
 
 import pytest
 import torch
 
-from benchmarks import compare, plot
-from benchmarks import run as benchmarks_run
-from gankern import cli
 from gankern.backend import discover
-from gankern.bench import Case, Provider, Settings, ceilings, command, environment, load, peak_memory, report, save
+from gankern.bench import Case, Provider, Settings, ceilings, environment, load, peak_memory, report, save
 from gankern.bench import memory as bench_memory
 from gankern.bench.providers import all_providers, builtin
 from gankern.bench.runner import right_results, run
@@ -162,6 +157,11 @@ def test_errors_see_shapes_nan_integers_and_scale():
     assert errors(right[:1], right) == [math.inf]
 
 
+def test_a_sample_without_kernels_is_measured(limits):
+    empty = next(s for s in SPEC.edges if s.name == "5x0x2")
+    assert {row.status for row in rows_of(limits, eager_and_ours(), sample=empty)} == {"ok"}
+
+
 # Time and memory
 
 
@@ -188,166 +188,25 @@ def test_peak_memory_gives_a_reason_instead_of_a_number():
     assert "double backward" in peak_memory("minibatch_l1", "20x3x40", "compile-static", ["double"])["double"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("minibatch_l1: could not allocate 1024 bytes"),
+    ],
+)
+def test_every_way_to_run_out_of_memory_is_named_alike(error):
+    assert bench_memory.why(error) == "out of memory"
+    assert bench_memory.why(RuntimeError("no such kernel")) == "RuntimeError: no such kernel"
+
+
 def test_guard_turns_an_allocation_that_cannot_be_held_into_an_error():
     too_much = int(0.95 * bench_memory._available())
     with bench_memory.guarded("cpu"), pytest.raises(RuntimeError, match="allocate memory"):
         torch.empty(too_much, dtype=torch.int8)
     torch.empty(too_much // 2, dtype=torch.int8)
-
-
-# The command line and result files
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bench") / "deep" / "result.json"
-    arguments = ["--sample", "20x3x40", "--providers", "eager,gankern-native", "--order", "bwd", "double"]
-    assert cli.main(["bench", "minibatch_l1", *arguments, "--rounds", "3", "--json", str(path)]) == 0
-    return path
-
-
-def test_result_file_round_trip(result, tmp_path):
-    content = load(result)
-    assert {row["provider"] for row in content["rows"]} == {"eager", "gankern-native"}
-    assert {row["order"] for row in content["rows"]} == {"bwd", "double"}
-    assert content["environment"]["threads"] == torch.get_num_threads()
-    assert content["environment"].keys() == environment.describe("cpu").keys()
-    assert content["ceilings"]["instructions"] > 0
-    save(tmp_path / "again.json", content)
-    assert load(tmp_path / "again.json") == content
-    assert [p.name for p in tmp_path.iterdir()] == ["again.json"]
-
-
-def test_result_file_names_no_host_and_no_path(result):
-    import os
-    import platform
-
-    text = result.read_text()
-    for secret in (platform.node(), os.getcwd(), os.path.expanduser("~"), str(result.parent)):
-        assert secret not in text
-
-
-def test_load_refuses_what_is_no_result_file(tmp_path):
-    for text in ("[]", "{}", '{"schema": 99}'):
-        (tmp_path / "x.json").write_text(text)
-        with pytest.raises(ValueError, match="result file of schema"):
-            load(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nope"], "unknown op 'nope': expected"),
-        (["minibatch_l1", "--sample", "1x1"], "unknown sample '1x1' of minibatch_l1"),
-        (["minibatch_l1", "--providers", "magic"], "unknown provider 'magic' of minibatch_l1"),
-        (["minibatch_l1", "--rounds", "0"], "--rounds must be at least 1"),
-    ],
-)
-def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message):
-    assert cli.main(["bench", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
-
-
-def test_large_samples_are_named_when_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(command, "run", lambda *_: iter(()))
-    assert cli.main(["bench", "minibatch_l1"]) == 0
-    assert "minibatch_l1: left out 1024x100x5: they take long" in capsys.readouterr().out
-    assert cli.main(["bench", "minibatch_l1", "--all"]) == 0
-    assert "left out" not in capsys.readouterr().out
-
-
-def test_cuda_without_a_device_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert benchmarks_run.main(["--device", "cuda"]) == 2
-    assert "no CUDA device" in capsys.readouterr().err
-
-
-def test_wrong_own_numbers_fail_the_command(monkeypatch, capsys):
-    wrong = Provider("gankern-broken", lambda: lambda m, s: SPEC.reference(m, s) + 1, ours=True)
-    monkeypatch.setattr(command, "all_providers", lambda *_: [wrong])
-    assert benchmarks_run.main(["--op", "minibatch_l1", "--sample", "20x3x40", "--order", "fwd", "--no-memory"]) == 1
-    assert "gankern-broken  wrong: error" in capsys.readouterr().out
-
-
-# Tools
-
-
-def slower(content, factor, provider="gankern-native"):
-    changed = copy.deepcopy(content)
-    for row in changed["rows"]:
-        if row["provider"] == provider and row["order"] == "bwd":
-            row["median"] *= factor
-    return changed
-
-
-def verdict_of(tmp_path, capsys, old, new, *options):
-    for name, content in (("old", old), ("new", new)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    code = compare.main([str(tmp_path / "old.json"), str(tmp_path / "new.json"), *options])
-    captured = capsys.readouterr()
-    return code, captured.out + captured.err
-
-
-def test_compare(result, tmp_path, capsys):
-    content = load(result)
-    for row in content["rows"]:
-        row["median"] = 1e-3
-    assert verdict_of(tmp_path, capsys, content, content) == (0, "0 regressed, 0 improved, 2 unchanged\n")
-    code, text = verdict_of(tmp_path, capsys, content, slower(content, 1.5))
-    assert code == 1
-    assert "minibatch_l1 20x3x40 bwd float32 cpu gankern-native: 1 ms -> 1.5 ms (+50%)" in text
-    code, text = verdict_of(tmp_path, capsys, slower(content, 1.5), content)
-    assert (code, "improved:" in text) == (0, True)
-    assert verdict_of(tmp_path, capsys, content, slower(content, 1.1))[0] == 0
-    assert verdict_of(tmp_path, capsys, content, slower(content, 1.5), "--absolute", "600")[0] == 0
-    assert verdict_of(tmp_path, capsys, content, slower(content, 1.5, "eager"))[0] == 0
-    assert verdict_of(tmp_path, capsys, content, slower(content, 1.5, "eager"), "--all")[0] == 1
-
-
-def test_compare_rows_that_broke_or_vanished(result, tmp_path, capsys):
-    content, broken, short = (load(result) for _ in range(3))
-    own = next(row for row in broken["rows"] if row["ours"])
-    own.update(status="wrong", reason="error 1", median=None)
-    code, text = verdict_of(tmp_path, capsys, content, broken)
-    assert (code, "wrong: error 1" in text) == (1, True)
-    short["rows"] = [row for row in short["rows"] if row["order"] == "double"]
-    code, text = verdict_of(tmp_path, capsys, content, short)
-    assert code == 0
-    assert "missing from NEW:\n  minibatch_l1 20x3x40 bwd float32 cpu gankern-native" in text
-    assert "only in NEW:" in verdict_of(tmp_path, capsys, short, content)[1]
-
-
-def test_compare_refuses_different_machines_and_empty_comparisons(result, tmp_path, capsys):
-    content, other = load(result), load(result)
-    other["environment"]["threads"] += 1
-    code, text = verdict_of(tmp_path, capsys, content, other)
-    assert (code, "threads" in text) == (2, True)
-    assert verdict_of(tmp_path, capsys, content, other, "--force")[0] == 0
-    assert verdict_of(tmp_path, capsys, content, content | {"rows": []})[0] == 2
-
-
-def test_plot_draws_every_row_from_the_file_alone(result, tmp_path):
-    from PIL import Image
-
-    content = load(result)
-    content["rows"][0].update(status="failed", reason="out of memory", median=None, q20=None, q80=None)
-    (tmp_path / "r.json").write_text(json.dumps(content))
-    assert plot.main([str(tmp_path / "r.json")]) == 0
-    with Image.open(tmp_path / "r.png") as image:
-        assert image.width > 1000
-        assert image.height > 250
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 50
-
-
-def test_plot_refuses_a_file_without_timed_rows(result, tmp_path, capsys):
-    content = load(result)
-    content["rows"] = []
-    (tmp_path / "r.json").write_text(json.dumps(content))
-    assert plot.main([str(tmp_path / "r.json")]) == 2
-    assert "no timed row" in capsys.readouterr().err
 
 
 def test_table_names_every_provider(limits):

@@ -36,6 +36,28 @@ def test_every_op_with_triton_kernels_is_in_the_table() -> None:
     assert found == {row["op"] for row in table.read()["rows"] if row["source"] == "triton"}
 
 
+def test_the_table_has_shared_memory_and_floors_of_both_sources() -> None:
+    rows = table.read()["rows"]
+    for source in ("triton", "cuda"):
+        assert any(row["shared"] for row in rows if row["source"] == source)
+    staged = [row for row in rows if row["source"] == "cuda" and "::wide_kernel<" not in row["kernel"]]
+    assert staged
+    assert not [table.key(row) for row in staged if not row["shared"]]
+    counted = [row for row in rows if "elements" in row]
+    for source in ("triton", "cuda"):
+        assert {row.get("floor") for row in counted if row["source"] == source} >= {2, 5, 8}
+    assert not [table.key(row) for row in counted if table.per_element(row) < row.get("floor", 0)]
+    unknown = [row["kernel"] for row in counted if "floor" not in row]
+    assert all("::wide_kernel<" in kernel or "backward fp32 C=64" in kernel for kernel in unknown), unknown
+
+
+def test_shared_memory_is_static() -> None:
+    """ptxas counts no dynamic shared memory, and refuses more static shared memory than a launch may have."""
+    sources = sorted(path for path in symbols.ROOT.glob("csrc/**/*.cu*"))
+    assert sources
+    assert not [path.name for path in sources if "extern __shared__" in path.read_text()]
+
+
 def test_nvcc_resources() -> None:
     compiler = nvcc_resources.nvcc()
     if not compiler:
@@ -72,13 +94,20 @@ def test_ptxas_logs_of_nvcc_are_read(tmp_path: Path) -> None:
           for (int k = 0; k < 64; ++k) out[k * 1024 + threadIdx.x] = a[k] * a[63 - k];
         }
         __global__ void plain(float* out) { out[threadIdx.x] = 1.f; }
+        __global__ void sharing(float* out) {
+          __shared__ float a[300];
+          for (int k = threadIdx.x; k < 300; k += 64) a[k] = out[k];
+          __syncthreads();
+          out[threadIdx.x] = a[299 - threadIdx.x];
+        }
         """
     )
     command = [compiler, "-arch=sm_90", "-Xptxas=-v", "-c", str(source), "-o", "cuda.o"]
     found = nvcc_resources.parse(nvcc_resources.compile_one(command, tmp_path / "cuda.o"))
-    spills = {name.split("Z")[1]: numbers["spills"] for name, numbers in found.items()}
-    assert spills["5plainPf"] == 0
-    assert spills["8spillingPKfPf"] > 0
+    by_name = {name.split("Z")[1]: numbers for name, numbers in found.items()}
+    assert by_name["5plainPf"]["spills"] == by_name["5plainPf"]["shared"] == 0
+    assert by_name["8spillingPKfPf"]["spills"] > 0
+    assert by_name["7sharingPf"]["shared"] == 1200
 
 
 def test_tables_are_compared() -> None:

@@ -119,6 +119,7 @@ def test_include_self_must_be_a_bool(value):
 
 
 @native
+@pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -132,11 +133,11 @@ def test_include_self_must_be_a_bool(value):
         ("minibatch_l1_double_backward", lambda m, g: (m, g[:, :1], m)),
     ],
 )
-def test_native_operators_refuse_malformed_tensors(function, arguments):
+def test_operators_refuse_malformed_tensors(function, arguments, backend):
     """Called directly, past the public checks, they raise: nothing is read out of bounds."""
     m, g = torch.randn(4, 3, 2), torch.randn(4, 3)
-    with pytest.raises((RuntimeError, NotImplementedError), match="minibatch_l1"):
-        operator("native", function)(*arguments(m, g))
+    with pytest.raises((RuntimeError, NotImplementedError, TypeError, ValueError), match="minibatch_l1"):
+        operator(backend, function)(*arguments(m, g))
 
 
 def test_modes():
@@ -165,3 +166,33 @@ def test_autocast_takes_half_in_float32(half):
         o = minibatch_l1(m)
     assert o.dtype == torch.float32
     assert torch.equal(o, minibatch_l1(m.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_meta_of_every_dtype(dtype):
+    o = minibatch_l1(torch.empty(3, 2, 2, device="meta", dtype=dtype))
+    assert (o.device.type, o.shape, o.dtype) == ("meta", (3, 2), dtype)
+
+
+def test_compiling_a_forced_backend_leaves_other_graphs_alone():
+    """A graph that sets the thread's backend, and then one that only reads it."""
+    torch._dynamo.reset()
+    m = torch.randn(5, 4, 3)
+
+    def forced(m):
+        with gk.backend("reference"):
+            return minibatch_l1(m)
+
+    wanted = minibatch_l1(m)
+    torch.testing.assert_close(torch.compile(forced, backend="aot_eager")(m), wanted)
+    torch.testing.assert_close(torch.compile(lambda m: minibatch_l1(m), backend="aot_eager", fullgraph=True)(m), wanted)
+
+
+@pytest.mark.parametrize(("shape", "units"), [((4000, 1, 5), 3), ((1500, 1, 100), 3)])
+def test_errors_do_not_grow_with_the_batch(shape, units):
+    """The 2-norm error of a long sum stays a few roundings: tile sums, then compensated totals."""
+    m = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / shape[2]
+    g = torch.ones(shape[:2])
+    exact = operator("native", "minibatch_l1_backward")(g.double(), m.double())
+    got = operator("native", "minibatch_l1_backward")(g, m)
+    assert (got - exact).norm() <= units * torch.finfo(torch.float32).eps * exact.norm()

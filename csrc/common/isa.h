@@ -6,8 +6,8 @@ namespace gankern {
 enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 inline constexpr int isa_count = 3;
 
-// Best level that this processor and this build support, at or below the process-wide choice.
-// The first call reads GANKERN_ISA ("baseline", "avx2", "avx512"); without it, the best level is chosen.
+// The process-wide choice. The first call reads GANKERN_ISA ("baseline", "avx2", "avx512"); without it, the best level
+// that this processor and this build support is chosen.
 Isa isa();
 
 // True if the level was compiled in and the processor (and its operating system) can run it.

@@ -9,11 +9,12 @@
 
 namespace gankern {
 
-// A block's dynamic shared memory.
-template <class T>
+// A block's shared memory. Its size is static, so that ptxas counts it (`make gates`). One call per kernel.
+template <class T, size_t count>
 __device__ __forceinline__ T* shared_memory() {
-  extern __shared__ __align__(16) unsigned char bytes[];
-  return reinterpret_cast<T*>(bytes);
+  static_assert(count * sizeof(T) <= 48 << 10, "more than any GPU gives a block without an opt-in");
+  __shared__ __align__(16) T values[count];
+  return values;
 }
 
 // Makes x's device current while it lives. Kernels stride over their work, so that any number of blocks may be asked
@@ -28,13 +29,12 @@ class Launcher {
   }
 
   template <class... P>
-  void operator()(const char* name, void (*kernel)(P...), int64_t blocks, int threads, size_t shared_bytes,
+  void operator()(const char* name, void (*kernel)(P...), int64_t blocks, int threads,
                   const std::type_identity_t<P>&... arguments) const {
     if (blocks == 0) return;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks < INT32_MAX ? blocks : INT32_MAX));
     config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = shared_bytes;
     config.stream = stream_;
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
     if (status != cudaSuccess) cudaGetLastError();  // ours to report, not the next caller's

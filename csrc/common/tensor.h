@@ -10,6 +10,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <exception>
 #include <initializer_list>
 #include <type_traits>
 
@@ -27,7 +28,15 @@ constexpr ScalarType scalar_type_of = std::is_same_v<T, double> ? ScalarType::Do
 
 // An uninitialised tensor on `like`'s device. torch's allocator aligns it to 64 bytes.
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+  try {
+    return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+  } catch (const std::exception&) {
+    // The stable ABI's own message has neither size nor reason.
+    double elements = 1;
+    for (int64_t size : sizes) elements *= static_cast<double>(size);
+    STD_TORCH_CHECK(false, "gankern could not allocate ", elements * (dtype == ScalarType::Double ? 8 : 4) / 1048576,
+                    " MiB (out of memory)");
+  }
 }
 
 // Calls f with a value of x's element type; `op` is for the error message.

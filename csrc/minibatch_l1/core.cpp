@@ -1,10 +1,12 @@
 #include "minibatch_l1/core.h"
 
+#include <stdlib.h>
+
 #include "common/simd.h"
 
 // The i < j symmetry halves the work: K_ijb and q_ijb are symmetric and sgn(M_ibc - M_jbc) is antisymmetric, so a
 // pair is visited once and gives to both rows. Within a pair of tiles the sums stay local, and are then added to
-// the part's totals: sums in two levels, for accuracy as much as for the cache.
+// the part's totals; for large N what rounding takes is kept beside these, so that errors do not grow with N.
 
 namespace gankern {
 namespace GANKERN_ISA_NAMESPACE {
@@ -235,9 +237,14 @@ GANKERN_INLINE void zero(T* x, int64_t count) {
   for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(x + k, Vec<T>{});
 }
 
+// Adds `from` to `to` and the rounding error of that, by Knuth's two-sum, to `lost`.
 template <class T>
-GANKERN_INLINE void add(T* to, const T* from, int64_t count) {
-  for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to + k, load(to + k) + load(from + k));
+GANKERN_INLINE void add(T* to, T* lost, const T* from, int64_t count) {
+  for (int64_t k = 0; k < count; k += Simd<T>::lanes) {
+    const Vec<T> a = load(to + k), b = load(from + k), sum = a + b, part = sum - a;
+    store(lost + k, load(lost + k) + ((a - (sum - part)) + (b - part)));
+    store(to + k, sum);
+  }
 }
 
 template <class T>
@@ -245,8 +252,43 @@ GANKERN_INLINE int64_t smaller(T a, T b) {
   return a < b ? a : b;
 }
 
-// Room on the stack for the local sums of a pair of tiles. Rows too wide for it are added straight into the totals.
-constexpr int64_t local_bytes = 98304;
+template <class T>
+GANKERN_INLINE void add(T* to, const T* from, int64_t count) {
+  for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to + k, load(to + k) + load(from + k));
+}
+
+// Local sums of a pair of tiles are on the stack, or in memory of the item's own where rows are wide.
+constexpr int64_t stack_bytes = 98304;
+
+// Tiles from which on totals are compensated; below, plain sums lose no more than the tiles' own.
+constexpr int64_t plain_tiles = 16;
+
+// Totals of one part and group. `lost` is what rounding took from them, or null where they are plain.
+template <class T>
+struct Totals {
+  T* sum;
+  T* lost;
+  int64_t rows, row;  // `row` elements each
+
+  GANKERN_INLINE void begin() const {
+    zero(sum, rows * row);
+    if (lost) zero(lost, rows * row);
+  }
+  GANKERN_INLINE void take(const T* local, int64_t first, int64_t last) const {
+    if (lost) {
+      add(sum + first * row, lost + first * row, local, (last - first) * row);
+    } else {
+      add(sum + first * row, local, (last - first) * row);
+    }
+  }
+  GANKERN_INLINE void end() const {
+    if (!lost) return;
+    for (int64_t k = 0; k < rows * row; k += Simd<T>::lanes) {
+      const Vec<T> error = load(lost + k);  // NaN beside an infinite sum
+      store(sum + k, load(sum + k) + (error == error ? error : Vec<T>{}));
+    }
+  }
+};
 
 template <class Order, class T, int C, bool with_n, bool with_c>
 void item(const Problem<T>& p, int64_t index) {
@@ -261,14 +303,22 @@ void item(const Problem<T>& p, int64_t index) {
   View<T> x = {c, p.m + group * p.n * c * W, nullptr, nullptr};
   if constexpr (with_c) x.g = p.g + group * p.n * W;
   if constexpr (with_n && with_c) x.v = p.v + group * p.n * c * W;
-  T* total_n = with_n ? p.out_n + (part * p.groups + group) * p.n * W : nullptr;
-  T* total_c = with_c ? p.out_c + (part * p.groups + group) * p.n * c * W : nullptr;
-  if (with_n) zero(total_n, p.n * W);
-  if (with_c) zero(total_c, p.n * c * W);
-
+  const int64_t count_n = with_n ? p.n * W : 0, count_c = with_c ? p.n * c * W : 0;
+  const int64_t local_count = with_c ? 2 * rows * c * W : 0;
+  const bool wide = local_count * static_cast<int64_t>(sizeof(T)) > stack_bytes, compensated = tiles > plain_tiles;
   alignas(64) T local_n[2 * max_tile_rows * W];
-  alignas(64) T local_c[with_c ? local_bytes / sizeof(T) : 1];
-  const bool local = !with_c || 2 * rows * c * W * static_cast<int64_t>(sizeof(T)) <= local_bytes;
+  alignas(64) T stack_c[with_c ? stack_bytes / sizeof(T) : 1];
+  void* memory = nullptr;
+  const int64_t wanted = (wide ? local_count : 0) + (compensated ? count_n + count_c : 0);
+  if (wanted > 0 && posix_memalign(&memory, 64, wanted * sizeof(T)) != 0) __builtin_trap();
+  T* own = static_cast<T*>(memory);
+  T* local_c = wide ? own + (compensated ? count_n + count_c : 0) : stack_c;
+
+  const Totals<T> total_n = {with_n ? p.out_n + index * count_n : nullptr, compensated ? own : nullptr, p.n, W};
+  const Totals<T> total_c = {with_c ? p.out_c + index * count_c : nullptr, compensated ? own + count_n : nullptr, p.n,
+                             c * W};
+  if (with_n) total_n.begin();
+  if (with_c) total_c.begin();
 
   int64_t seen = 0;
   for (int64_t ti = 0; ti < tiles && seen < last; seen += tiles - ti, ++ti) {
@@ -278,23 +328,20 @@ void item(const Problem<T>& p, int64_t index) {
     for (int64_t tj = from; tj < to; ++tj) {
       const int64_t j0 = tj * rows, j1 = smaller(j0 + rows, p.n);
       Sums<T> s = {local_n, local_n, local_c, local_c, i0, j0};
-      if (!local) {
-        if (with_n) s.n_i = total_n + i0 * W, s.n_j = total_n + j0 * W;
-        s.c_i = total_c + i0 * c * W, s.c_j = total_c + j0 * c * W;
-        tile_pair<Order, T, C>(x, s, i1, j1);
-        continue;
-      }
       if (ti != tj) s.n_j += rows * W, s.c_j += with_c ? rows * c * W : 0;
       if (with_n) zero(local_n, 2 * rows * W);
       if (with_c) zero(local_c, 2 * rows * c * W);
       tile_pair<Order, T, C>(x, s, i1, j1);
-      if (with_n) add(total_n + i0 * W, s.n_i, (i1 - i0) * W);
-      if (with_c) add(total_c + i0 * c * W, s.c_i, (i1 - i0) * c * W);
+      if (with_n) total_n.take(s.n_i, i0, i1);
+      if (with_c) total_c.take(s.c_i, i0, i1);
       if (ti == tj) continue;
-      if (with_n) add(total_n + j0 * W, s.n_j, (j1 - j0) * W);
-      if (with_c) add(total_c + j0 * c * W, s.c_j, (j1 - j0) * c * W);
+      if (with_n) total_n.take(s.n_j, j0, j1);
+      if (with_c) total_c.take(s.c_j, j0, j1);
     }
   }
+  if (with_n) total_n.end();
+  if (with_c) total_c.end();
+  free(memory);
 }
 
 // Kernel dimensions with code of their own: their rows stay in registers.

@@ -46,12 +46,13 @@ static inline int64_t tile_pairs(int64_t n, int64_t rows) {
   return tiles * (tiles + 1) / 2;
 }
 
-// Parts per group: enough items to balance many threads, few enough that zeroing and adding parts stays small.
-static inline int64_t part_count(int64_t n, int64_t groups, int64_t pairs) {
-  const int64_t wanted = (16 + groups - 1) / groups;
-  const int64_t useful = n / 32;
-  const int64_t parts = wanted < useful ? wanted : useful;
-  return parts < 1 ? 1 : parts > pairs ? pairs : parts;
+// Parts per group: enough items to balance many threads, few enough that zeroing and adding parts stays small and
+// that all parts' results, `part_bytes` each, fit in 32 MiB (or in one part).
+static inline int64_t part_count(int64_t n, int64_t groups, int64_t pairs, int64_t part_bytes) {
+  const int64_t limits[] = {(16 + groups - 1) / groups, n / 32, pairs, (int64_t{32} << 20) / (part_bytes + 1)};
+  int64_t parts = limits[0];
+  for (int64_t limit : limits) parts = limit < parts ? limit : parts;
+  return parts < 1 ? 1 : parts;
 }
 
 }  // namespace gankern::minibatch_l1

@@ -30,7 +30,8 @@ class Call {
     p_.c = m.size(2);
     p_.groups = (b_ + lanes_ - 1) / lanes_;
     const int64_t rows = tile_rows(p_.c, lanes_ * sizeof(T));
-    p_.parts = p_.groups > 0 ? part_count(p_.n, p_.groups, tile_pairs(p_.n, rows)) : 1;
+    const int64_t part_bytes = p_.groups * p_.n * (p_.c + 1) * lanes_ * static_cast<int64_t>(sizeof(T));
+    p_.parts = p_.groups > 0 ? part_count(p_.n, p_.groups, tile_pairs(p_.n, rows), part_bytes) : 1;
   }
 
   void input(const Tensor& x, const T* Problem<T>::* field) {

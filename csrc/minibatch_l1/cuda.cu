@@ -34,7 +34,7 @@ void launch_rows(const Launcher& launch, const Problem& p) {
     constexpr int many = many_rows<order, T, C>;
     if (blocks * R / many >= enough_blocks) return launch_rows<order, T, C, many>(launch, p);
   }
-  launch(name<order>, row_kernel<order, T, C, R>, blocks, row_threads, shared_bytes<order, T, C>, p);
+  launch(name<order>, row_kernel<order, T, C, R>, blocks, row_threads, p);
 }
 
 // The narrowest row kernel for p.c; false if there is none.
@@ -52,7 +52,7 @@ template <class T, bool back>
 void transpose(const Launcher& launch, const Tensor& x, const Tensor& packed, T scale) {
   const int64_t n = x.size(0), b = x.size(1), c = x.dim() == 3 ? x.size(2) : 1;
   launch("minibatch_l1 transpose", transpose_kernel<T, back>, transpose_tiles(b * c, padded_rows(n)), transpose_threads,
-         transpose_values * sizeof(T), Strided(x), static_cast<T*>(packed.data_ptr()), n, b, c, scale);
+         Strided(x), static_cast<T*>(packed.data_ptr()), n, b, c, scale);
 }
 
 template <Order order, class T>
@@ -68,7 +68,7 @@ void launch_wide(const Launcher& launch, const Problem& p, const Tensor& m, cons
   if (v) transpose<T, false>(launch, *v, packed_v, T(1)), w.v = static_cast<const T*>(packed_v.data_ptr());
   if (out_c) w.sum_c = static_cast<T*>(sums.data_ptr());
   const int64_t blocks = (int64_t(p.n) + wide_threads - 1) / wide_threads * p.b;
-  launch(name<order>, wide_kernel<order, T>, blocks, wide_threads, 0, p, w);
+  launch(name<order>, wide_kernel<order, T>, blocks, wide_threads, p, w);
   if (out_c) transpose<T, true>(launch, *out_c, sums, order == Order::backward ? T(-1) : T(1));
 }
 

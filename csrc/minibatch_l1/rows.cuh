@@ -23,6 +23,7 @@ struct Staged {
   static constexpr int columns = planes <= 17 ? 256 : planes <= 33 ? 128 : 64;
   static constexpr int stride = columns + group;
   static constexpr int v = C, g = planes - 1;
+  static constexpr size_t values = planes * stride;
 };
 
 // Rows per thread where there are rows enough for every processor: more of them share each staged value.
@@ -31,9 +32,6 @@ constexpr int many_rows = std::is_same_v<T, double>  ? 1
                           : order == Order::forward  ? (C <= 8 ? 4 : 2)
                           : order == Order::backward ? (C <= 24 ? 2 : 1)
                                                      : (C <= 12 ? 2 : 1);
-
-template <Order order, class T, int C>
-constexpr size_t shared_bytes = Staged<order, C>::planes * Staged<order, C>::stride * sizeof(T);
 
 // Channels [0, C) of rows [first, first + columns) of kernel b, as planes; rows and channels past the end are zero.
 template <class T, int C>
@@ -79,6 +77,7 @@ struct Rows {
   static constexpr bool with_v = order == Order::double_backward;
   T m[R][C], v[with_v ? R : 1][C], g[R];
   T sum_n[R] = {}, sum_c[with_g ? R : 1][C] = {};
+  static constexpr int sums = R * ((order != Order::backward) + (with_g ? C : 0));
 
   __device__ __forceinline__ void load(const T* tile, int lane) {
     using L = Staged<order, C>;
@@ -217,8 +216,8 @@ template <Order order, class T, int C, int R>
 __global__ void __launch_bounds__(row_threads, 1) row_kernel(const Problem p) {
   using L = Staged<order, C>;
   constexpr int height = lanes * R;
-  static_assert(height <= L::columns);
-  T* tile = shared_memory<T>();
+  static_assert(height <= L::columns && Rows<order, T, C, R>::sums * lanes <= L::values);
+  T* tile = shared_memory<T, L::values>();
   const int lane = threadIdx.x % lanes, slice = threadIdx.x / lanes;
   const int64_t row_tiles = (int64_t(p.n) + height - 1) / height;
   for (int64_t work = blockIdx.x; work < row_tiles * p.b; work += gridDim.x) {

@@ -25,7 +25,7 @@ static inline __host__ __device__ int64_t transpose_tiles(int64_t rows, int64_t 
 template <class T, bool back>
 __global__ void __launch_bounds__(transpose_threads)
     transpose_kernel(const Strided x, T* packed, int64_t n, int64_t b, int64_t c, T scale) {
-  T* tile = shared_memory<T>();
+  T* tile = shared_memory<T, transpose_values>();
   const int x_lane = threadIdx.x % side, y_lane = threadIdx.x / side;
   const int64_t columns = padded_rows(n), rows = b * c;
   const int64_t across = (columns + side - 1) / side;

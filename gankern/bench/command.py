@@ -68,6 +68,8 @@ def _providers(spec: OpSpec, device: str, package: str | None, names: str | None
         return found
     wanted = [name for name in names.split(",") if name]
     known = [p.name for p in found]
+    if not wanted:
+        raise UsageError(f"--providers names none of {spec.name}: expected {', '.join(known)}")
     for name in wanted:
         if name not in known:
             raise UsageError(f"unknown provider {name!r} of {spec.name}: expected {', '.join(known)}")
@@ -99,6 +101,11 @@ def execute(
         for spec in _ops(ops):
             samples = _samples(spec, arguments.sample, everything, device)
             plan.append((spec, samples[:1] if quick else samples, _providers(spec, device, peers, arguments.providers)))
+        if arguments.json is not None:
+            report.check_writable(arguments.json)
+    except OSError as error:
+        print(f"error: --json: {error}", file=sys.stderr)
+        return 2
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -118,14 +125,15 @@ def execute(
         for found in run(spec, samples, arguments.order, providers, limits, settings, dtype, device):
             rows += found
             print("\n" + report.table(found), flush=True)
-            if arguments.json:
+            if arguments.json is not None:
                 report.save(arguments.json, report.document(rows, limits, around))
     return int(any(row.ours and row.status in ("wrong", "failed") for row in rows))
 
 
 def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`gankern bench`."""
-    parser = commands.add_parser("bench", help="time the kernels against plain torch and torch.compile")
+    about = "time the kernels against plain torch and torch.compile"
+    parser = commands.add_parser("bench", help=about, allow_abbrev=False)
     parser.add_argument("ops", nargs="*", metavar="OP", help="default: all")
     add_arguments(parser)
     parser.add_argument("--all", action="store_true", help="large samples too")

@@ -25,6 +25,8 @@ METHOD = {
 }
 
 _SHARE = 0.85
+#: How torch's allocators and gankern's own say it.
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "could not allocate")
 _FAILED = (RuntimeError, MemoryError, NotImplementedError, ImportError, OSError)
 
 
@@ -94,7 +96,7 @@ def growth(call: Callable[[], Any], device: str) -> int:
 def why(error: BaseException) -> str:
     """One line for a provider that could not do its work."""
     text = str(error).strip()
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
         return "out of memory"
     line = text.splitlines()[0] if text else ""
     for folder in (str(Path.home()), os.getcwd(), sys.prefix):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gankern.bench.ceilings import Ceilings
+from gankern.bench.environment import MACHINE
 from gankern.bench.memory import METHOD
 from gankern.bench.runner import Row
 
 SCHEMA = 1
+
+_DESCRIBED = (*MACHINE, "device", "torch", "gankern", "commit", "dirty")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+_TEXTS = ("op", "sample", "order", "dtype", "device", "provider", "status", "reason")
+_TIMES = ("median", "q20", "q80")
+_STATUSES = ("ok", "wrong", "failed", "unavailable")
 
 
 def document(rows: Sequence[Row], ceilings: Ceilings, environment: dict[str, Any]) -> dict[str, Any]:
@@ -45,17 +54,66 @@ def save(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
         raise
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises OSError where `save` could not write; leaves nothing behind."""
+    target = Path(path)
+    if not target.name or target.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is no file name")
+    folder = next(folder for folder in target.absolute().parents if folder.exists())
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}."):
+        pass
+
+
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a result file.
 
     Raises:
-        ValueError: it is not one, or of another schema version.
+        OSError: it cannot be read.
+        ValueError: it is not one, of another schema version, or its environment or one of its rows is malformed.
     """
-    content = json.loads(Path(path).read_text())
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
         raise ValueError(f"{path}: expected a result file of schema {SCHEMA}, found {found!r}")
+    if fault := _fault(content):
+        raise ValueError(f"{path}: {fault}")
     return content
+
+
+def _fault(content: dict[str, Any]) -> str:
+    """What the tools that read result files could not work with; an empty string if nothing."""
+    around, rows = content.get("environment"), content.get("rows")
+    if not isinstance(around, dict):
+        return "no environment"
+    if missing := [key for key in _DESCRIBED if key not in around]:
+        return f"the environment lacks {', '.join(missing)}"
+    if not isinstance(rows, list):
+        return "no list of rows"
+    faults = (f"row {place}: {fault}" for place, row in enumerate(rows) if (fault := _row_fault(row)))
+    return next(faults, "")
+
+
+def _row_fault(row: Any) -> str:
+    if not isinstance(row, dict):
+        return f"expected an object, found {type(row).__name__}"
+    if missing := [key for key in _FIELDS if key not in row]:
+        return f"it lacks {', '.join(missing)}"
+    for key in _TEXTS:
+        if not isinstance(row[key], str):
+            return f"{key} is {row[key]!r}, no text"
+    if row["status"] not in _STATUSES or not isinstance(row["ours"], bool):
+        return f"status is {row['status']!r}, ours {row['ours']!r}"
+    for key in (*_TIMES, "floor", "ratio", "fraction"):
+        value = row[key]
+        if value is None and not (key in _TIMES and row["status"] == "ok"):
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and 0 <= value <= sys.float_info.max) or (key in _TIMES and value == 0):
+            return f"{key} is {value!r} in a row that is {row['status']}"
+    return ""
 
 
 def seconds(value: float | None) -> str:

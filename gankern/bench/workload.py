@@ -86,7 +86,7 @@ class Workload:
     def pieces(self) -> Iterator[tuple[tuple[Any, ...], list[Tensor | None], list[Tensor]]]:
         """The work cut along the op's independent axis: for each piece arguments, upstream and cotangents."""
         axis, leaves = self.case.spec.independent_axis, self.case.spec.differentiable
-        if axis is None:
+        if axis is None or not self.arguments[leaves[0]].shape[axis]:
             yield self.arguments, self._upstream, self._cotangents
             return
         for b in range(self.arguments[leaves[0]].shape[axis]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gankern.ops import minibatch_l1
+from gankern.ops import _checks
+from gankern.ops.minibatch_l1 import minibatch_l1
 
 _INITS = ("normal", "salimans")
 
@@ -35,6 +36,7 @@ class MinibatchDiscrimination(nn.Module):
 
     Raises:
         ValueError: a size below 1, an unknown init, or an input that is not (N, in_features).
+        TypeError: include_self is not a bool, or the input is not a floating-point tensor of T's dtype.
     """
 
     T: Tensor
@@ -53,6 +55,7 @@ class MinibatchDiscrimination(nn.Module):
         for name, value in (("in_features", in_features), ("num_kernels", num_kernels), ("kernel_dim", kernel_dim)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"MinibatchDiscrimination: {name} must be a positive int, got {value!r}")
+        _checks.boolean("MinibatchDiscrimination", "include_self", include_self)
         if init not in _INITS:
             raise ValueError(f"MinibatchDiscrimination: init must be one of {', '.join(_INITS)}; got {init!r}")
         self.in_features = in_features
@@ -76,10 +79,13 @@ class MinibatchDiscrimination(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Input and o(input), (N, in_features + num_kernels)."""
+        _checks.floating("MinibatchDiscrimination", "input", input)
         if input.dim() != 2 or input.shape[1] != self.in_features:
             raise ValueError(
                 f"MinibatchDiscrimination: input must have shape (N, {self.in_features}), got {tuple(input.shape)}"
             )
+        if input.dtype != self.T.dtype and not _checks.autocast(input):
+            raise TypeError(f"MinibatchDiscrimination: input must be {self.T.dtype}, as T is, got {input.dtype}")
         m = input @ self.T.flatten(1)
         o = minibatch_l1(m.unflatten(1, (self.num_kernels, self.kernel_dim)), self.include_self)
         return torch.cat([input, o], 1)

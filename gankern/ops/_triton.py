@@ -31,7 +31,7 @@ class AotSpec:
         num_stages: as launched.
         element: a regular expression that matches once per element of the inner loop in the SASS of the hottest
             loop, so that its instructions can be counted per element; empty for no count.
-        floor: instructions per element that the arithmetic needs.
+        floor: instructions per element that the arithmetic needs; 0 where one loop does not hold all of it.
         may_spill: fp64 variants may.
     """
 

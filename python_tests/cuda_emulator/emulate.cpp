@@ -27,7 +27,6 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace {
 
 constexpr size_t stack_bytes = 256 << 10;
-constexpr size_t most_shared = 48 << 10;  // what a kernel may ask for without an opt-in
 constexpr int most_threads = 1024;
 
 struct Thread {
@@ -41,7 +40,7 @@ ucontext_t scheduler;
 Thread threads_[most_threads];
 Thread* current = nullptr;
 const std::function<void()>* body = nullptr;
-char* shared = nullptr;
+char* shared_end = nullptr;
 
 int64_t setting(const char* name, int64_t otherwise) {
   const char* value = std::getenv(name);
@@ -53,24 +52,26 @@ void enter() {
   current->ended = true;
 }
 
+// The end of the shared memory; an unmapped page follows.
 char* map_shared() {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* p = mmap(nullptr, most_shared + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED || mprotect(static_cast<char*>(p) + most_shared, page, PROT_NONE)) std::abort();
-  return static_cast<char*>(p) + most_shared;
+  void* p = mmap(nullptr, gankern::most_shared + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED || mprotect(static_cast<char*>(p) + gankern::most_shared, page, PROT_NONE)) std::abort();
+  return static_cast<char*>(p) + gankern::most_shared;
+}
+
+void start(Thread& thread) {
+  if (!thread.stack) thread.stack.reset(new char[stack_bytes]);
+  thread.ended = false;
+  getcontext(&thread.context);
+  thread.context.uc_stack.ss_sp = thread.stack.get();
+  thread.context.uc_stack.ss_size = stack_bytes;
+  thread.context.uc_link = &scheduler;
+  makecontext(&thread.context, enter, 0);
 }
 
 void run_block(int count, bool reverse) {
-  for (int t = 0; t < count; ++t) {
-    Thread& thread = threads_[t];
-    if (!thread.stack) thread.stack.reset(new char[stack_bytes]);
-    thread.ended = false;
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = stack_bytes;
-    thread.context.uc_link = &scheduler;
-    makecontext(&thread.context, enter, 0);
-  }
+  for (int t = 0; t < count; ++t) start(threads_[t]);
   for (bool any = true; any;) {
     any = false;
     for (int k = 0; k < count; ++k) {
@@ -90,21 +91,19 @@ void __syncthreads() { swapcontext(&current->context, &scheduler); }
 
 namespace gankern {
 
-void* emulated_shared_memory() { return shared; }
+void* end_of_shared_memory() { return shared_end; }
 
-void emulate(const char* name, int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
-  static char* const shared_end = map_shared();
-  STD_TORCH_CHECK(threads > 0 && threads <= most_threads && shared_bytes <= most_shared && shared_bytes % 16 == 0, name,
-                  ": a GPU would refuse ", threads, " threads with ", shared_bytes, " bytes of shared memory");
+void emulate(const char* name, int64_t blocks, int threads, const std::function<void()>& kernel) {
+  STD_TORCH_CHECK(threads > 0 && threads <= most_threads, name, ": a GPU would refuse ", threads, " threads");
   const std::lock_guard<std::mutex> lock(one_launch);
   const int64_t cap = setting("GANKERN_EMULATE_BLOCKS", INT32_MAX);
   gridDim.x = static_cast<unsigned>(blocks < cap ? blocks : cap);
   blockDim.x = static_cast<unsigned>(threads);
   body = &kernel;
-  shared = shared_end - shared_bytes;
+  if (!shared_end) shared_end = map_shared();
   for (unsigned b = 0; b < gridDim.x; ++b) {
     blockIdx.x = b;
-    std::memset(shared, 0xff, shared_bytes);
+    std::memset(shared_end - most_shared, 0xff, most_shared);
     run_block(threads, setting("GANKERN_EMULATE_REVERSE", 0) == 1);
   }
 }

@@ -17,6 +17,17 @@ from .sass import disassemble, hottest_loop
 ROOT = Path(__file__).resolve().parents[2]
 ELEMENT = r"\|R\d+\|"
 
+#: Instructions that an element needs at each order, by op and kernel. A wide_kernel visits an element in several loops,
+#: of which the table counts one: it has no floor.
+FLOORS = {"minibatch_l1": {"row_kernel": (2, 5, 8)}}
+
+
+def floor(op: str, kernel: str) -> dict[str, int]:
+    """The floor of a kernel by its demangled name; empty if it has none."""
+    name = re.search(r"(\w+)<\([\w:]+::Order\)(\d)", kernel)
+    return {"floor": FLOORS[op][name[1]][int(name[2])]} if name and name[1] in FLOORS.get(op, {}) else {}
+
+
 _REPORT = re.compile(
     r"Compiling entry function '(?P<name>\S+)' for '(?P<arch>sm_\d+)'.*?"
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers"
@@ -108,6 +119,6 @@ def measure_all(compiler: str) -> list[dict[str, Any]]:
                 row = {"op": source.parent.name, "source": "cuda", "kernel": name, "target": key.split(" ", 1)[0]}
                 row |= numbers | {"may_spill": "double" in name}
                 if loop := hottest_loop(code[key], ELEMENT):
-                    row |= {"instructions": loop[0], "elements": loop[1]}
+                    row |= {"instructions": loop[0], "elements": loop[1], **floor(row["op"], name)}
                 rows.append(row)
     return rows

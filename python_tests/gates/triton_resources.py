@@ -28,13 +28,18 @@ def _amd(asm: str, field: str) -> int:
     return int(re.findall(rf"\.{field}:\s*(\d+)", asm)[-1])
 
 
+def aligned(kernel: Any) -> list[Any]:
+    """The parameters that a launch specialises on where they are aligned to 16 bytes, as torch's new tensors are."""
+    return [p for p in kernel.params if not (p.is_constexpr or p.do_not_specialize or p.do_not_specialize_on_alignment)]
+
+
 def measure(spec: Any, target: str) -> dict[str, Any]:
     """Compiles one `AotSpec` for one target and returns its row of the table."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    pointers = [i for i, a in enumerate(spec.kernel.arg_names) if spec.signature[a].startswith("*")]
+    pointers = [p.num for p in aligned(spec.kernel) if spec.signature[p.name].startswith("*")]
     source = ASTSource(
         spec.kernel,
         {a: spec.signature[a] for a in spec.kernel.arg_names},
@@ -59,7 +64,7 @@ def measure(spec: Any, target: str) -> dict[str, Any]:
     stores, loads, registers = map(int, found.groups())
     row |= {"registers": registers, "spills": stores + loads, "may_spill": spec.may_spill}
     if spec.element and (loop := _loop(compiled.asm["cubin"], spec.element)):
-        row |= {"instructions": loop[0], "elements": loop[1], "floor": spec.floor}
+        row |= {"instructions": loop[0], "elements": loop[1]} | ({"floor": spec.floor} if spec.floor else {})
     return row
 
 

@@ -15,7 +15,8 @@ def minibatch_l1(m: Tensor, include_self: bool = False) -> Tensor:
 
     The pairwise sums of minibatch discrimination (Salimans et al. 2016, section 3.2), without an (N, N, B, C)
     tensor: memory is O(N B C) at every order, because every order recomputes from m. Differentiable twice; a third
-    order raises NotImplementedError. The sum is bitwise repeatable for any number of threads.
+    order raises NotImplementedError. vmap and forward-mode derivatives are not supported. The sum is bitwise
+    repeatable for any number of threads.
 
     Args:
         m: (N, B, C), float64, float32, bfloat16 or float16, any strides: N samples, B kernels of dimension C.
@@ -34,6 +35,6 @@ def minibatch_l1(m: Tensor, include_self: bool = False) -> Tensor:
     m = _checks.floating("minibatch_l1", "m", m)
     _checks.rank("minibatch_l1", "m", m, "(N, B, C)")
     _checks.boolean("minibatch_l1", "include_self", include_self)
-    if m.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(m.device.type):
+    if m.dtype in (torch.float16, torch.bfloat16) and _checks.autocast(m):
         m = m.float()
     return MinibatchL1.apply(m, include_self, pick("minibatch_l1", m))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gankern.backend import define, operator
 from gankern.ops._autograd import third_order
+from gankern.ops._checks import alike, floating, rank
 
 
 def _fake_forward(m: Tensor, include_self: bool) -> Tensor:
@@ -23,6 +24,26 @@ def _fake_double_backward(v: Tensor, grad: Tensor, m: Tensor) -> tuple[Tensor, T
     return m.new_empty(m.shape[:2]), m.new_empty(m.shape)
 
 
+def _check_m(name: str, m: Tensor) -> None:
+    floating(name, "m", m)
+    rank(name, "m", m, "(N, B, C)")
+
+
+def _check_forward(m: Tensor, include_self: bool) -> None:
+    _check_m("minibatch_l1", m)
+
+
+def _check_backward(grad: Tensor, m: Tensor) -> None:
+    _check_m("minibatch_l1_backward", m)
+    alike("minibatch_l1_backward", "grad", grad, m, m.shape[:2])
+
+
+def _check_double_backward(v: Tensor, grad: Tensor, m: Tensor) -> None:
+    _check_m("minibatch_l1_double_backward", m)
+    alike("minibatch_l1_double_backward", "grad", grad, m, m.shape[:2])
+    alike("minibatch_l1_double_backward", "v", v, m, m.shape)
+
+
 OP = define(
     __package__ or "gankern.ops.minibatch_l1",
     [
@@ -34,6 +55,11 @@ OP = define(
         "minibatch_l1": _fake_forward,
         "minibatch_l1_backward": _fake_backward,
         "minibatch_l1_double_backward": _fake_double_backward,
+    },
+    checks={
+        "minibatch_l1": _check_forward,
+        "minibatch_l1_backward": _check_backward,
+        "minibatch_l1_double_backward": _check_double_backward,
     },
 )
 

@@ -44,6 +44,7 @@ SAMPLES = (
     _sample(33, 7, 16, "test", scale=3.0),
     _sample(20, 3, 40, "test", "interpret"),
     _sample(12, 2, 220, "test"),
+    _sample(150, 1, 112, "test"),
     _sample(256, 100, 5, "bench"),
     _sample(256, 50, 16, "bench"),
     _sample(1024, 100, 5, "bench"),

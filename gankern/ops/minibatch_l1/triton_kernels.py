@@ -40,7 +40,8 @@ NEAR = 32
 # Tiles of j that one walk of the far forward takes at once, to use each loaded row i four times.
 FAR_SPAN = 4
 
-# Sizes and strides are never specialised on: one binary per configuration, as in the gate.
+# Sizes, strides and the alignment of the caller's tensors are never specialised on: one binary per configuration, as in
+# the gate (and one with wider integers, from strides of 2^31 on).
 _SIZES = ["n", "B", "C", "channels", "step", "row_tiles", "groups", "bf", "count", "include_self"]
 _SIZES += ["m_n", "m_b", "m_c", "g_n", "g_b", "v_n", "v_b", "v_c"]
 
@@ -65,7 +66,7 @@ def _row_pointers(p, i0, step, ROWS: tl.constexpr):
     return p + (i0 // TILE).to(tl.int64) * step + (i0 % TILE + tl.arange(0, ROWS))[:, None]
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=["m", "g", "v"])
 def _pack(
     m, g, v, packed, n, row_tiles, bf, count, channels, C,
     m_n, m_b, m_c, g_n, g_b, v_n, v_b, v_c, ORDER: tl.constexpr,
@@ -271,9 +272,10 @@ def minibatch_l1_double_backward(v: Tensor, grad: Tensor, m: Tensor) -> tuple[Te
 
 
 def aot_specs() -> list[AotSpec]:
-    """Every line of the static table: at the largest C of each line and at the usual C = 5, in float32 and float64.
+    """Every line of the static table, with many rows and with few, in float32 and float64.
 
-    The half types differ from float32 in `_pack`'s loads and in the last stores alone: they come at C = 5 and 16.
+    Each comes at its largest C, and in float32 at the usual C = 5, too. The half types differ from float32 in `_pack`'s
+    loads and in the last stores alone: they come at C = 5 and 16.
     """
     specs = {}
     for dtype, name in NAMES.items():
@@ -287,14 +289,11 @@ def aot_specs() -> list[AotSpec]:
 
         for order, order_name in enumerate(("forward", "backward", "double_backward")):
             add(f"pack{order} {name}", _pack, {"ORDER": order})
-            for c in (5, 16) if half else (5, 8, 16, NEAR, 2 * NEAR):
-                for n, few in ((1024, ""), (64, " few rows"))[: 2 if name == "fp32" and c <= 16 else 1]:
-                    add(
-                        f"{order_name} {name} C={c}{few}",
-                        _derivative if order else _forward,
-                        _tiling(order, n, 100, c, dtype),
-                        element="" if double else r"\|R\d+\|",
-                        floor=(2, 5, 8)[order],
-                        may_spill=double,
-                    )
+            kernel, element = _derivative if order else _forward, "" if double else r"\|R\d+\|"
+            for c in (5, 16) if half else (8, 16, NEAR, 2 * NEAR) if double else (5, 8, 16, NEAR, 2 * NEAR):
+                many, few = (_tiling(order, n, 100, c, dtype) for n in (1024, 64))
+                for tiling, rows in ((many, ""), (few, " few rows"))[: 1 if half or few == many else 2]:
+                    floor = 0 if order and tiling["FAR"] else (2, 5, 8)[order]  # far derivatives take two loops
+                    row = f"{order_name} {name} C={c}{rows}"
+                    add(row, kernel, tiling, element=element, floor=floor, may_spill=double)
     return list(specs.values())

@@ -9,12 +9,15 @@
 
 namespace gankern {
 
-void emulate(const char* name, int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel);
-void* emulated_shared_memory();
+constexpr size_t most_shared = 48 << 10;  // what a kernel may take without an opt-in
 
-template <class T>
+void emulate(const char* name, int64_t blocks, int threads, const std::function<void()>& kernel);
+void* end_of_shared_memory();
+
+template <class T, size_t count>
 T* shared_memory() {
-  return static_cast<T*>(emulated_shared_memory());
+  static_assert(count * sizeof(T) <= most_shared && count * sizeof(T) % 16 == 0);
+  return static_cast<T*>(end_of_shared_memory()) - count;
 }
 
 class Launcher {
@@ -22,9 +25,9 @@ class Launcher {
   explicit Launcher(const Tensor&) {}
 
   template <class... P>
-  void operator()(const char* name, void (*kernel)(P...), int64_t blocks, int threads, size_t shared_bytes,
+  void operator()(const char* name, void (*kernel)(P...), int64_t blocks, int threads,
                   const std::type_identity_t<P>&... arguments) const {
-    emulate(name, blocks, threads, shared_bytes, [&] { kernel(arguments...); });
+    emulate(name, blocks, threads, [&] { kernel(arguments...); });
   }
 };
 

@@ -1,0 +1,108 @@
+"""Why the float32 filter never loses a pair: its slack, derived.
+
+The search keeps, for each row, a float32 *point* a_i, and must keep every pair whose true distance may be tau or less.
+Notation: u = 2^-24; c the centre and s the scale (a power of two); y_i = s (x_i - c) in exact arithmetic.
+
+**The points.** Whole: a_i = y_i. Prefix of q directions: a_i = (Q_q^T y_i, t_i) with Q orthonormal, Q_q its first q
+columns, t_i = sqrt(r_i^2 + kappa^2) and r_i the norm of the part of y_i outside Q_q. Both maps are 1-Lipschitz in y (t
+is one in r, and r in that part), so
+
+    |a_i - a_j| <= |y_i - y_j| = s |x_i - x_j|.                                                                   (1)
+
+kappa is one constant for all rows: without it, the square root would magnify the error of r_i^2 where r_i is small.
+
+**Computed points.** The computed a^_i is off by at most e_i in norm, so if s |x_i - x_j| <= T = s tau,
+
+    |a^_i - a^_j|^2 <= (T + e_i + e_j)^2 <= (1 + m) T^2 + 2 (1 + 1/m) (e_i^2 + e_j^2)   for any m > 0.           (2)
+
+The right side splits into a part for i and one for j: this is what lets a matrix product do the test.
+
+**The test.** With h_i = |a^_i|^2 / 2, (2) says <a^_i, a^_j> - h_i - h_j >= -(1 + m) T^2 / 2 - (1 + 1/m)(e_i^2 + e_j^2).
+A product summed in runs of at most `RUN` terms that are then added, fused or not, in any order within a run, errs by
+at most g |a^_i| |a^_j| <= g (h_i + h_j), g = n u / (1 - n u), n = RUN + the number of runs. Adding the tail's product
+and subtracting the two h adds at most 4 roundings of numbers no larger than 2 (h_i + h_j) + theta, and storing h in
+float32 one of h. So the pair is kept if the computed value is at least -theta, where
+
+    h'_i = h_i (1 - beta) - (1 + 1/m) e_i^2 - tiny,   beta = (n + 16) u (1 + 2^-6),
+    theta = (1 + m) T^2 / 2 * (1 + 2^-20).
+
+theta is rounded up, h' down; `tiny` covers underflow (values below 2^-126 may be lost: at most 2^-100 in all, as
+points have norms below 2^40 and at most 2^20 coordinates; rows beyond 2^40 never enter the filter). Before the square
+root, D = tau^2 is raised by (d + 1) 2^-1070: what underflow can take from a float64 sum of squares.
+
+**e_i.** Rounding y_i to float32: u |y_i| (1 + 2^-20), which includes the float64 arithmetic before it. Features: a
+product of d terms in runs errs by g |w_i| |q_c| in each, over m directions g sqrt(m) |w_i| (1 + eta), where eta =
+|Q^T Q - I|_F measured in float64; and the computed Q lies within eta of an orthonormal one (its polar factor). So
+
+    e^p_i = |y_i| (g sqrt(m) (1 + eta) + eta + 2 u) (1 + 2^-10).
+
+The tail comes from squared norms: t_i^2 = |y_i|^2 + kappa^2 - |Q_q^T y_i|^2, computed in float64 with an error of
+at most delta_i = 2 |y_i| e^p_i + (e^p_i)^2 + 2^-40 |y_i|^2, so t^_i errs by at most delta_i / (t^_i + kappa) + u t^_i.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+U = 2.0**-24
+#: m of the whole rows, whose points are nearly exact, and of prefixes: what (1 + 1/m) e^2 loses, m T^2 / 2 must not.
+WHOLE_MARGIN = 2.0**-10
+PREFIX_MARGIN = 2.0**-6
+#: As `run` in csrc/closest_pairs/core.h.
+RUN = 128
+#: Scaled rows with a larger norm are left to direct differences.
+LARGEST = 2.0**40
+_TINY = 2.0**-90
+
+
+def product_terms(k: int) -> int:
+    """n of the product's error bound for k coordinates."""
+    return min(k, RUN) + -(-k // RUN)
+
+
+def gamma(terms: float) -> float:
+    """The relative error of a product with that many roundings in a row."""
+    return terms * U / (1 - terms * U)
+
+
+def half_norms(squares: Tensor, error: Tensor, k: int, margin: float) -> Tensor:
+    """h' in float32, rounded down, from float64 |a^|^2 and e."""
+    beta = (product_terms(k) + 16) * U * (1 + 2.0**-6)
+    h = 0.5 * squares * (1 - beta) - (1 + 1 / margin) * error.square() - _TINY
+    return round_down(h)
+
+
+def round_down(h: Tensor) -> Tensor:
+    """The largest float32 below each value, or the next one."""
+    return torch.nextafter(h.float(), torch.tensor(-math.inf, device=h.device))
+
+
+def whole(norms: Tensor, d: int) -> Tensor:
+    """h' of whole rows from float64 |y|^2."""
+    error = U * (1 + 2.0**-20) * norms.sqrt() + 2.0**-100
+    return half_norms(norms * (1 - 3 * U), error, d, WHOLE_MARGIN)
+
+
+def projection_error(norms: Tensor, d: int, m: int, eta: float) -> Tensor:
+    """e^p of each row."""
+    relative = gamma(product_terms(d)) * math.sqrt(m) * (1 + eta) + eta + 2 * U
+    return norms.sqrt() * relative * (1 + 2.0**-10) + 2.0**-100
+
+
+def prefixes(features: Tensor, norms: Tensor, ends: list[int], d: int, eta: float) -> tuple[Tensor, Tensor]:
+    """h' (N,) and the tails (len(ends), N), both float32, of points with `ends` leading features and a tail each."""
+    kappa = float(norms.median().sqrt()) / 16 or 1.0
+    error = projection_error(norms, d, features.shape[1], eta)
+    delta = 2 * norms.sqrt() * error + error.square() + 2.0**-40 * norms
+    squares, begin, tails, halves = torch.zeros_like(norms), 0, [], []
+    for end in ends:
+        squares = squares + features[:, begin:end].double().square().sum(1)
+        begin = end
+        tail = ((norms - squares).clamp_min(0) + kappa**2).sqrt().float()
+        whole_error = error + delta / (tail.double() + kappa) + U * tail.double()
+        halves.append(half_norms(squares + tail.double().square(), whole_error, end + 1, PREFIX_MARGIN))
+        tails.append(tail)
+    return torch.stack(halves).amin(0), torch.stack(tails)

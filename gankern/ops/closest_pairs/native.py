@@ -1,0 +1,276 @@
+"""The search on the CPU: plain torch around the steps of csrc/closest_pairs.
+
+A few leading directions, found on a subsample, give each row a short point whose distances are lower bounds
+(`bounds.py`). Tiles of pairs are tested against tau, the k-th best distance so far, after 16 and after 64 directions;
+what is left is measured by direct differences. Where the spectrum is flat and bounds would not prune, whole rows take
+the place of short points: the same tiles are then a matrix product over half of the matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gankern.ops.closest_pairs import bounds, progress
+from gankern.ops.closest_pairs.rows import (
+    as_matrix,
+    check_finite,
+    distance_dtype,
+    first_pairs,
+    sorted_best,
+    spread_rows,
+)
+
+#: Rows of a tile, as in csrc/closest_pairs/core.h.
+TILE = 192
+DIRECTIONS = 64
+_ENDS = [16, DIRECTIONS]
+_BLOCK_BYTES = 128 << 20
+_FEW_PAIRS = 4096
+
+
+class Stats(NamedTuple):
+    """How a search went.
+
+    Attributes:
+        method: "prefix", "whole" or "direct".
+        pairs: N (N - 1) / 2.
+        dimensions: coordinates visited per pair, on average, as a fraction of the row length.
+        exact: pairs measured by direct differences in float64.
+    """
+
+    method: str
+    pairs: int
+    dimensions: float
+    exact: int
+
+
+#: Packed points, h', tails, and the number of the first row.
+_Side = tuple[Tensor, Tensor, Tensor, int]
+
+
+class Frame(NamedTuple):
+    """Rows enter the filter as scale * (x - centre)."""
+
+    centre: Tensor
+    scale: float
+
+
+class Best(NamedTuple):
+    """The best pairs so far, sorted: squared distance, i, j."""
+
+    squared: Tensor
+    i: Tensor
+    j: Tensor
+
+
+def _native() -> Any:
+    return torch.ops.gankern_native
+
+
+def search(x: Tensor, k: int, report: progress.Progress | None = None) -> tuple[Best, Stats]:
+    """The k closest pairs of the rows of x, (N, D) contiguous on the CPU; k is at least 1 and at most N (N - 1) / 2."""
+    n, d = x.shape
+    pairs = n * (n - 1) // 2
+    if d == 0:
+        i, j = first_pairs(n, k)
+        return Best(torch.zeros(k, dtype=torch.float64), i, j), Stats("direct", pairs, 0.0, 0)
+    if pairs <= max(_FEW_PAIRS, 2 * k):
+        check_finite("closest_pairs", "x", x)
+        i, j = torch.triu_indices(n, n, 1)
+        found = sorted_best(_native().closest_pairs_distances(x, x, i, j), i, j, k)
+        return Best(*found), Stats("direct", pairs, 1.0, pairs)
+    return _Hunt(x, k, report).run()
+
+
+class _Hunt:
+    """One search of one sample."""
+
+    def __init__(self, x: Tensor, k: int, report: progress.Progress | None) -> None:
+        self.x, self.k, self.progress = x, k, report
+        self.n, self.d = x.shape
+        self.frame = frame(x, "closest_pairs")
+        self.best = Best(*(torch.empty(0, dtype=t) for t in (torch.float64, torch.int64, torch.int64)))
+        self.seed = math.inf
+        self.work = self.exact = 0
+        self.done, self.pairs = 0, self.n * (self.n - 1) // 2
+
+    def run(self) -> tuple[Best, Stats]:
+        basis = _basis(self.x, self.frame) if self.d > 2 * DIRECTIONS else None
+        method = "prefix" if basis is not None and self._by_prefix(basis) else "whole"
+        if method == "whole":
+            self._by_whole_rows()
+        dimensions = (self.work / self.d + self.exact) / self.pairs
+        return self.best, Stats(method, self.pairs, dimensions, self.exact)
+
+    # -- short points ----------------------------------------------------------------------------------------------
+    def _by_prefix(self, basis: Tensor) -> bool:
+        """False, with only `seed` changed, where bounds would not prune."""
+        features, norms = _native().closest_pairs_project(self.x, self.frame.centre, self.frame.scale, basis)
+        self.work += self.n * self.d * basis.shape[0]
+        far = far_rows(self.x, norms, "closest_pairs", "x")
+        if far.numel():
+            features[far], norms[far] = 0, 0
+        gram = basis.double() @ basis.double().T
+        eta = float((gram - torch.eye(len(basis), dtype=torch.float64)).norm())
+        half, tails = bounds.prefixes(features, norms, _ENDS, self.d, eta)
+        half[far] = torch.finfo(torch.float32).max
+        if not self._seed_prefix(features, half, tails):
+            return False
+        packed = _native().closest_pairs_pack(features)
+        side = (packed, half, tails, 0)
+        segments = torch.tensor([[end, number] for number, end in enumerate(_ENDS)])
+        self._scan(side, side, segments, bounds.PREFIX_MARGIN)
+        self._direct(far)
+        return True
+
+    def _seed_prefix(self, features: Tensor, half: Tensor, tails: Tensor) -> bool:
+        rows = spread_rows(self.n, max(256, min(1024, self.n // 8), math.isqrt(16 * self.k)))
+        points = torch.cat((features[rows], tails[-1][rows, None]), 1)
+        value = (points @ points.T).sub_(half[rows, None]).sub_(half[rows])
+        self._seed_from(value, rows)
+        theta = 0.5 * (1 + bounds.PREFIX_MARGIN) * (self.frame.scale * math.sqrt(self.seed)) ** 2
+        hits = int((value >= -theta).sum()) - len(rows)
+        # A direct distance costs about ten times as much per coordinate as a matrix product does.
+        return hits / (len(rows) * (len(rows) - 1)) < 0.05
+
+    def _seed_from(self, value: Tensor, rows: Tensor) -> None:
+        """Sets `seed` to a squared distance that k pairs do not exceed, chosen by the largest of `value`."""
+        m = len(rows)
+        value.nan_to_num_(-torch.inf).masked_fill_(torch.ones(m, m, dtype=torch.bool).tril_(), -torch.inf)
+        wanted = min(4 * self.k, m * (m - 1) // 2)
+        if wanted <= m // 2:  # the best of each row: distinct pairs, and far cheaper than a selection from all
+            most, column = value.max(1)
+            row = most.topk(wanted).indices
+            column = column[row]
+        else:
+            flat = value.view(-1).topk(wanted).indices
+            row, column = flat // m, flat % m
+        keep = row < column
+        row, column = row[keep], column[keep]
+        if len(row) >= self.k:
+            squared = _native().closest_pairs_distances(self.x, self.x, rows[row], rows[column])
+            self.seed = min(self.seed, float(squared.kthvalue(self.k).values))
+
+    # -- whole rows ------------------------------------------------------------------------------------------------
+    def _by_whole_rows(self) -> None:
+        rows = max(4 * TILE, _BLOCK_BYTES // (4 * self.d)) // TILE * TILE
+        begins = range(0, self.n, rows)
+        all_far = []
+        for a0 in begins:
+            a, far = self._whole(a0, min(a0 + rows, self.n))
+            all_far.append(far + a0)
+            if a0 == 0:
+                self._seed_whole()
+            for b0 in begins[a0 // rows :]:
+                b = a if a0 == b0 else self._whole(b0, min(b0 + rows, self.n))[0]
+                self._scan(a, b, whole_segments(self.d), bounds.WHOLE_MARGIN)
+        self._direct(torch.cat(all_far))
+
+    def _whole(self, begin: int, end: int) -> tuple[_Side, Tensor]:
+        packed, norms = _native().closest_pairs_points(self.x, begin, end, self.frame.centre, self.frame.scale)
+        far = far_rows(self.x[begin:end], norms, "closest_pairs", "x", begin)
+        half = bounds.whole(norms, self.d)
+        if far.numel():
+            half[far] = torch.finfo(torch.float32).max
+            packed[far // packed.shape[2], :, far % packed.shape[2]] = 0
+        return (packed, half, torch.zeros(1, end - begin), begin), far
+
+    def _seed_whole(self) -> None:
+        rows = spread_rows(self.n, max(256, math.isqrt(16 * self.k)))
+        w = centred(self.x, rows, self.frame)
+        half = 0.5 * w.square().sum(1)
+        self._seed_from((w @ w.T).sub_(half[:, None]).sub_(half), rows)
+
+    # -- both ------------------------------------------------------------------------------------------------------
+    def _scan(self, a: _Side, b: _Side, segments: Tensor, margin: float) -> None:
+        """Offers the pairs of two sides, in bands of row tiles where that is long."""
+        tiles, same = -(-len(a[1]) // TILE), a[3] == b[3]
+        long = self.progress is not None or tiles * len(b[1]) > 10_000_000
+        band = -(-tiles // 20) if long else tiles
+        for begin in range(0, tiles, band):
+            end = min(begin + band, tiles)
+            *best, counts = _native().closest_pairs_scan(
+                self.x, *a, *b, segments, begin, end, self.frame.scale, margin, self.seed, self.k, *self.best
+            )
+            self.best = Best(*best)
+            work, exact = counts.tolist()
+            self.work += work
+            self.exact += exact
+            self._report(begin * TILE, min(end * TILE, len(a[1])), len(a[1]) if same else None, len(b[1]))
+
+    def _report(self, begin: int, end: int, upper: int | None, columns: int) -> None:
+        rows = end - begin
+        self.done += rows * columns if upper is None else rows * upper - (begin + end + 1) * rows // 2
+        if self.progress is not None:
+            self.progress(min(self.done, self.pairs), self.pairs)
+
+    def _direct(self, far: Tensor) -> None:
+        """All pairs of the rows that the filter cannot hold."""
+        for count, row in enumerate(far.tolist()):
+            others = torch.arange(self.n)
+            others = others[(others != row) & ~torch.isin(others, far[:count])]
+            i, j = others.clamp_max(row), others.clamp_min(row)
+            squared = _native().closest_pairs_distances(self.x, self.x, i, j)
+            self.exact += len(i)
+            old = self.best
+            merged = torch.cat((old.squared, squared)), torch.cat((old.i, i)), torch.cat((old.j, j))
+            self.best = Best(*sorted_best(*merged, self.k))
+
+
+def frame(x: Tensor, op: str, name: str = "x") -> Frame:
+    """The coordinate median of a subsample, which no single row moves far; the scale gives rows a norm of about 1."""
+    sub = x[spread_rows(len(x), 64)].double()
+    centre = sub.T.contiguous().median(1).values
+    if not bool(centre.isfinite().all()):
+        check_finite(op, name, x)
+    size = (sub - centre).abs().amax(1)
+    typical = float(size.median()) or float(size.max())
+    if not 0 < typical < math.inf:
+        return Frame(centre, 1.0)
+    exponent = -round(math.log2(typical) + 0.5 * math.log2(x.shape[1]))
+    return Frame(centre, 2.0 ** min(max(exponent, -1000), 1000))
+
+
+def centred(x: Tensor, rows: Tensor, frame: Frame) -> Tensor:
+    """Some rows as they enter the filter."""
+    return ((x[rows].double() - frame.centre) * frame.scale).float()
+
+
+def _basis(x: Tensor, frame: Frame) -> Tensor | None:
+    """Leading directions of a subsample, (DIRECTIONS, D) with orthonormal rows; None where the spectrum is flat."""
+    rows = spread_rows(len(x), 320)
+    w = centred(x, rows, frame)
+    norms = w.norm(dim=1)
+    w = w[norms <= 8 * norms.median()]
+    held, w = w[::5], w[torch.arange(len(w)) % 5 != 0]
+    if len(w) < DIRECTIONS:
+        return None
+    values, vectors = torch.linalg.eigh(w @ w.T)
+    lead = vectors[:, -DIRECTIONS:].flip(1) / values[-DIRECTIONS:].flip(0).clamp_min(values[-1] * 1e-6).sqrt()
+    basis, _ = torch.linalg.qr(w.T @ lead)
+    captured = (held @ basis).square().sum() / held.square().sum()
+    return basis.T.contiguous() if bool(captured > 0.5) else None
+
+
+def whole_segments(d: int) -> Tensor:
+    """Runs of whole rows, and one test at the end."""
+    ends = [*range(bounds.RUN, d, bounds.RUN), d]
+    return torch.tensor([[end, -1 if end < d else 0] for end in ends])
+
+
+def far_rows(x: Tensor, norms: Tensor, op: str, name: str, first: int = 0) -> Tensor:
+    """Rows that the filter cannot hold; raises if one is not finite."""
+    far = (~(norms <= bounds.LARGEST**2)).nonzero()[:, 0]
+    if far.numel():
+        check_finite(op, name, x, first)
+    return far
+
+
+def closest_pairs(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator gankern_native::closest_pairs."""
+    best, _ = search(as_matrix(x), k, progress.current())
+    return best.squared.sqrt().to(distance_dtype(x)), best.i, best.j

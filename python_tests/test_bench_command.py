@@ -1,0 +1,105 @@
+"""`gankern bench` and `python -m benchmarks.run`: what they refuse, leave out and fail on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import compare, plot
+from benchmarks import run as benchmarks_run
+from gankern import cli
+from gankern.backend import discover
+from gankern.bench import Provider, ceilings, command, load
+
+SPEC = discover()["minibatch_l1"].SPEC
+
+
+@pytest.fixture(autouse=True)
+def _rough_ceilings(monkeypatch):
+    measure = ceilings.measure
+    monkeypatch.setattr(ceilings, "measure", lambda device: measure(device, 0.03))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "unknown op 'nope': expected"),
+        (["minibatch_l1", "--sample", "1x1"], "unknown sample '1x1' of minibatch_l1"),
+        (["minibatch_l1", "--providers", "magic"], "unknown provider 'magic' of minibatch_l1"),
+        (["minibatch_l1", "--providers", ","], "--providers names none of minibatch_l1: expected eager"),
+        (["minibatch_l1", "--providers", ""], "--providers names none of minibatch_l1: expected eager"),
+        (["minibatch_l1", "--rounds", "0"], "--rounds must be at least 1"),
+        (["minibatch_l1", "--json", ""], "--json: '' is no file name"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message):
+    assert cli.main(["bench", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("target", ["", "file/below.json", "x" * 254, "/proc/nowhere/result.json"])
+def test_a_result_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys, target):
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr(command, "run", lambda *_: pytest.fail("it measured"))
+    assert cli.main(["bench", "minibatch_l1", "--json", str(tmp_path / target)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: --json: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_asking_for_a_result_file_alone_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "run", lambda *_: iter(()))
+    assert cli.main(["bench", "minibatch_l1", "--json", str(tmp_path / "deep/r.json")]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sample_without_kernels_is_no_failure(tmp_path):
+    path = str(tmp_path / "r.json")
+    arguments = ["--sample", "5x0x2", "--providers", "eager,gankern-native", "--rounds", "3", "--json", path]
+    assert cli.main(["bench", "minibatch_l1", *arguments]) == 0
+    assert {row["status"] for row in load(path)["rows"]} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (cli.main, ["info", "--jso"]),
+        (cli.main, ["--vers"]),
+        (cli.main, ["bench", "--round", "3"]),
+        (benchmarks_run.main, ["--sampl", "20x3x40"]),
+        (compare.main, ["old", "new", "--rel", "0.1"]),
+        (plot.main, ["result", "--out", "x.png"]),
+    ],
+)
+def test_options_are_not_abbreviated(capsys, main, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "unrecognized arguments" in said or "are required: COMMAND" in said
+
+
+def test_large_samples_are_named_when_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(command, "run", lambda *_: iter(()))
+    assert cli.main(["bench", "minibatch_l1"]) == 0
+    assert "minibatch_l1: left out 1024x100x5: they take long" in capsys.readouterr().out
+    assert cli.main(["bench", "minibatch_l1", "--all"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_cuda_without_a_device_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmarks_run.main(["--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_wrong_own_numbers_fail_the_command(monkeypatch, capsys):
+    wrong = Provider("gankern-broken", lambda: lambda m, s: SPEC.reference(m, s) + 1, ours=True)
+    monkeypatch.setattr(command, "all_providers", lambda *_: [wrong])
+    assert benchmarks_run.main(["--op", "minibatch_l1", "--sample", "20x3x40", "--order", "fwd", "--no-memory"]) == 1
+    assert "gankern-broken  wrong: error" in capsys.readouterr().out
