@@ -1,4 +1,8 @@
 // Vector loops over rows, for the files that are compiled once per ISA.
+//
+// Every product is rounded by itself, as plain torch rounds it: CMake compiles the ops on rows without contraction to
+// fused multiply-adds. Sums of subnormal numbers are exact, so that subnormal results are plain torch's, bit for bit;
+// memory bandwidth hides the additional instructions.
 #pragma once
 
 #include "common/simd.h"
@@ -29,23 +33,32 @@ GANKERN_INLINE void store_any(T* p, Vec<T> x) {
   *reinterpret_cast<typename Unaligned<T>::V*>(p) = x;
 }
 
-// out = sum of c[k] x[k], k < N.
-template <class T, int N>
-GANKERN_INLINE void combine(T* out, const T* const* x, const T* c, int64_t count) {
+// out[d] = term(d) for vectors and for single elements.
+template <class T, class F>
+GANKERN_INLINE void fill(T* out, int64_t count, const F& term) {
   constexpr int W = Simd<T>::lanes;
   int64_t d = 0;
-  for (; d + W <= count; d += W) {
+  for (; d + W <= count; d += W) store_any(out + d, term.vector(d));
+  for (; d < count; ++d) out[d] = term.element(d);
+}
+
+// Terms of the sum of c[k] x[k], k < N.
+template <class T, int N>
+struct Combination {
+  const T* const* x;
+  const T* c;
+  GANKERN_INLINE Vec<T> vector(int64_t d) const {
     Vec<T> sum = c[0] * load_any(x[0] + d);
 #pragma GCC unroll 4
     for (int k = 1; k < N; ++k) sum += c[k] * load_any(x[k] + d);
-    store_any(out + d, sum);
+    return sum;
   }
-  for (; d < count; ++d) {
+  GANKERN_INLINE T element(int64_t d) const {
     T sum = c[0] * x[0][d];
     for (int k = 1; k < N; ++k) sum += c[k] * x[k][d];
-    out[d] = sum;
+    return sum;
   }
-}
+};
 
 // The sum over a block of term(d) for vectors and for single elements: four chains, then one fixed order.
 template <class T, class F>
@@ -64,24 +77,6 @@ GANKERN_INLINE double reduce(int64_t count, const F& term) {
   for (; d < count; ++d) total += term.element(d);
   return total;
 }
-
-// Terms of <a, b> and of <a, b - c>.
-template <class T>
-struct Product {
-  const T* a;
-  const T* b;
-  GANKERN_INLINE Vec<T> vector(int64_t d) const { return load_any(a + d) * load_any(b + d); }
-  GANKERN_INLINE T element(int64_t d) const { return a[d] * b[d]; }
-};
-
-template <class T>
-struct ProductOfDifference {
-  const T* a;
-  const T* b;
-  const T* c;
-  GANKERN_INLINE Vec<T> vector(int64_t d) const { return load_any(a + d) * (load_any(b + d) - load_any(c + d)); }
-  GANKERN_INLINE T element(int64_t d) const { return a[d] * (b[d] - c[d]); }
-};
 
 }  // namespace
 }  // namespace GANKERN_ISA_NAMESPACE

@@ -9,7 +9,7 @@ namespace gankern::interpolate {
 
 template <class T>
 struct Kernels {
-  // <a, b - c>
+  // <a, b> - <a, c>
   double (*dot_difference)(const T* a, const T* b, const T* c, int64_t count);
   // out = c a
   void (*scale)(T* out, const T* a, T c, int64_t count);

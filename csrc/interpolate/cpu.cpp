@@ -23,7 +23,7 @@ struct PerSample {
   T operator[](int64_t n) const { return data[n * stride]; }
 };
 
-// out[n] = <a, b - c> per row, from partial sums in [N][parts].
+// out[n] = <a, b> - <a, c> per row, from partial sums in [N][parts].
 template <class T>
 Tensor add_partial(const Tensor& partial, const Tensor& like) {
   const int64_t n = partial.size(0), parts = partial.size(1);

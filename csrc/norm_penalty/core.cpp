@@ -6,25 +6,61 @@ namespace gankern {
 namespace GANKERN_ISA_NAMESPACE {
 namespace {
 
+// Terms of <a, b> and of <a, 2 b>.
+template <class T, int factor>
+struct Product {
+  const T* a;
+  const T* b;
+  GANKERN_INLINE Vec<T> vector(int64_t d) const { return load_any(a + d) * (T(factor) * load_any(b + d)); }
+  GANKERN_INLINE T element(int64_t d) const { return a[d] * (T(factor) * b[d]); }
+};
+
+// Elements of 2 (c a), and of 2 (c a) + e b.
+template <class T, bool add>
+struct Tangent {
+  const T* a;
+  T c;
+  const T* b;
+  T e;
+  GANKERN_INLINE Vec<T> vector(int64_t d) const {
+    const Vec<T> twice = T(2) * (c * load_any(a + d));
+    if constexpr (add) return twice + e * load_any(b + d);
+    return twice;
+  }
+  GANKERN_INLINE T element(int64_t d) const {
+    const T twice = 2 * (c * a[d]);
+    if constexpr (add) return twice + e * b[d];
+    return twice;
+  }
+};
+
 template <class T>
-double dot(const T* a, const T* b, int64_t count) {
-  return reduce<T>(count, Product<T>{a, b});
+double square(const T* a, int64_t count) {
+  return reduce<T>(count, Product<T, 1>{a, a});
+}
+
+template <class T>
+double twice_dot(const T* a, const T* b, int64_t count) {
+  return reduce<T>(count, Product<T, 2>{a, b});
 }
 
 template <class T>
 void scale(T* out, const T* a, T c, int64_t count) {
-  combine<T, 1>(out, &a, &c, count);
+  fill<T>(out, count, Combination<T, 1>{&a, &c});
 }
 
 template <class T>
-void combine_two(T* out, const T* a, T c, const T* b, T e, int64_t count) {
-  const T* rows[2] = {a, b};
-  const T factors[2] = {c, e};
-  combine<T, 2>(out, rows, factors, count);
+void twice_scale(T* out, const T* a, T c, int64_t count) {
+  fill<T>(out, count, Tangent<T, false>{a, c, nullptr, 0});
 }
 
 template <class T>
-constexpr norm_penalty::Kernels<T> table = {dot<T>, scale<T>, combine_two<T>};
+void twice_scale_add(T* out, const T* a, T c, const T* b, T e, int64_t count) {
+  fill<T>(out, count, Tangent<T, true>{a, c, b, e});
+}
+
+template <class T>
+constexpr norm_penalty::Kernels<T> table = {square<T>, twice_dot<T>, scale<T>, twice_scale<T>, twice_scale_add<T>};
 
 }  // namespace
 

@@ -24,7 +24,7 @@ struct Row {
     if (kind == zero_centered) return p;
     return flat() ? 0 : p * (2 * (n - target)) / (2 * n);
   }
-  // The gradient of p, s = 2 <V, g>.
+  // The gradient of p, s = <V, 2 g>.
   double slope(double s) const {
     if (kind == zero_centered) return s;
     return flat() ? 0 : s / (2 * n) * (2 * (n - target));
@@ -42,21 +42,15 @@ void check(const Tensor& g, int64_t kind, const char* op) {
   STD_TORCH_CHECK(kind >= two_sided && kind <= zero_centered, op, ": expected kind 0, 1 or 2, got ", kind);
 }
 
-// The inner products of two matrices' rows: partial sums, [N][parts].
-template <class S>
-Tensor row_products(const Tensor& a, const Tensor& b) {
-  using T = Accumulate<S>;
-  const auto dot = kernels<T>(isa()).dot;
+// One sum per row of a, over blocks read at the same place of a and of other matrices: partial sums, [N][parts].
+template <class F>
+Tensor row_sums(const Tensor& a, const F& block_sum) {
   const int64_t n = a.size(0), d = a.size(1), parts = rows::parts_of(d);
-  const rows::Matrix<S> left(a), right(b);
   Tensor partial = new_empty(a, {n, parts}, ScalarType::Double);
   double* sums = static_cast<double*>(partial.data_ptr());
   rows::for_each_part(n, d, [&](int64_t i, int64_t p, int64_t d0, int64_t d1) {
-    alignas(64) T first[rows::block], second[rows::block];
     double sum = 0;
-    rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
-      sum += dot(left.read(i, at, count, first), right.read(i, at, count, second), count);
-    });
+    rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) { sum += block_sum(i, at, count); });
     sums[i * parts + p] = sum;
   });
   return partial;
@@ -69,14 +63,19 @@ std::tuple<Tensor, Tensor> forward(const Tensor& g, int64_t kind, double target)
     using T = Accumulate<S>;
     const int64_t n = g.size(0), parts = rows::parts_of(g.size(1));
     Tensor value = new_empty(g, {n}, scalar_type_of<T>), norm = new_empty(g, {n}, scalar_type_of<T>);
-    const Tensor partial = row_products<S>(g, g);
+    const rows::Matrix<S> x(g);
+    const auto square = kernels<T>(isa()).square;
+    const Tensor partial = row_sums(g, [&](int64_t i, int64_t at, int64_t count) {
+      alignas(64) T source[rows::block];
+      return square(x.read(i, at, count, source), count);
+    });
     T* values = static_cast<T*>(value.data_ptr());
     T* norms = static_cast<T*>(norm.data_ptr());
     for (int64_t i = 0; i < n; ++i) {
-      const T square = static_cast<T>(rows::add_parts<T>(partial, i, parts));
-      norms[i] = std::sqrt(square);
+      const T total = static_cast<T>(rows::add_parts<T>(partial, i, parts));
+      norms[i] = std::sqrt(total);
       const T excess = norms[i] - static_cast<T>(target);
-      values[i] = kind == zero_centered ? square : kind == one_sided && excess < 0 ? T(0) : excess * excess;
+      values[i] = kind == zero_centered ? total : kind == one_sided && excess < 0 ? T(0) : excess * excess;
     }
     return std::tuple(value, norm);
   });
@@ -121,8 +120,11 @@ std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, 
     const Kernels<T>& run = kernels<T>(isa());
     const int64_t n = g.size(0), d = g.size(1), parts = rows::parts_of(d);
     Tensor dgrad = new_empty(g, {n}, scalar_type_of<T>), dg = new_empty(g, {n, d}, g.scalar_type());
-    const Tensor partial = row_products<S>(v, g);
     const rows::Matrix<S> cotangent(v), x(g), out(dg);
+    const Tensor partial = row_sums(g, [&](int64_t i, int64_t at, int64_t count) {
+      alignas(64) T first[rows::block], second[rows::block];
+      return run.twice_dot(cotangent.read(i, at, count, first), x.read(i, at, count, second), count);
+    });
     const T* p = static_cast<const T*>(grad.data_ptr());
     const T* norms = static_cast<const T*>(norm.data_ptr());
     T* dp = static_cast<T*>(dgrad.data_ptr());
@@ -130,16 +132,16 @@ std::tuple<Tensor, Tensor> double_backward(const Tensor& v, const Tensor& grad, 
     rows::for_each_part(n, d, [&](int64_t i, int64_t part, int64_t d0, int64_t d1) {
       alignas(64) T first[rows::block], second[rows::block], result[rows::block];
       const Row row{norms[i * norm_stride], target, kind};
-      const double along = 2 * rows::add_parts<T>(partial, i, parts), up = p[i * grad_stride];
+      const double along = rows::add_parts<T>(partial, i, parts), up = p[i * grad_stride];
       if (part == 0) dp[i] = static_cast<T>(row.slope(along));
-      const T c = static_cast<T>(2 * row.half(up)), curve = static_cast<T>(row.curve(up, along));
+      const T half = static_cast<T>(row.half(up)), curve = static_cast<T>(row.curve(up, along));
       rows::for_each_block(d0, d1, [&](int64_t at, int64_t count) {
         T* to = out.target(i, at, result);
         const T* tangent = cotangent.read(i, at, count, first);
         if (row.straight()) {
-          run.scale(to, tangent, c, count);
+          run.twice_scale(to, tangent, half, count);
         } else {
-          run.combine(to, tangent, c, x.read(i, at, count, second), curve, count);
+          run.twice_scale_add(to, tangent, half, x.read(i, at, count, second), curve, count);
         }
         out.write(i, at, count, to);
       });

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern.ops import interpolate
-from gankern.ops._samples import Cost, Draw, OpSpec, Sample
+from gankern.ops._samples import Cost, Draw, OpSpec, Sample, bounded
 from gankern.ops.interpolate import reference
 
 _Arguments = tuple[Any, ...]
@@ -80,7 +80,8 @@ def operators(arguments: _Arguments, generator: torch.Generator) -> list[tuple[s
 def generate(draw: Draw) -> _Arguments:
     """Arguments of random shape and values."""
     shape = tuple(draw.integer(0, 12) for _ in range(draw.integer(1, 4)))
-    return draw.tensor(shape), draw.tensor(shape), draw.tensor(shape[:1])
+    real, fake = (bounded(draw.tensor(shape), 1e30) for _ in range(2))
+    return real, fake, bounded(draw.tensor(shape[:1]), 8.0)  # with huge fractions, alpha and 1 - alpha only cancel
 
 
 def cost(arguments: _Arguments, order: str, device: str) -> Cost:

@@ -33,8 +33,8 @@ def _backward(grad, real, fake, alpha, dreal, dfake, partial, d, parts, g_n, g_d
         k = at + tl.arange(0, BLOCK)
         inside = k < last
         g = load(grad + n * g_n, k, g_d, inside, partial)
-        r = load(real + n * r_n, k, r_d, inside, partial)
-        total += g * (r - load(fake + n * f_n, k, f_d, inside, partial))
+        total += g * load(real + n * r_n, k, r_d, inside, partial)
+        total -= g * load(fake + n * f_n, k, f_d, inside, partial)
         tl.store(dreal + n * d + k, (a * g).to(dreal.dtype.element_ty), inside)
         tl.store(dfake + n * d + k, ((1 - a) * g).to(dfake.dtype.element_ty), inside)
     tl.store(partial + n * parts + p, tl.sum(total, 0))
@@ -55,9 +55,9 @@ def _double_backward(
         g = load(grad + n * g_n, k, g_d, inside, partial)
         cr = load(vr + n * vr_n, k, vr_d, inside, partial)
         cf = load(vf + n * vf_n, k, vf_d, inside, partial)
-        r = load(real + n * r_n, k, r_d, inside, partial)
-        x = a * cr + (1 - a) * cf + w * (r - load(fake + n * f_n, k, f_d, inside, partial))
-        total += g * (cr - cf)
+        x = a * cr + (1 - a) * cf + w * load(real + n * r_n, k, r_d, inside, partial)
+        x -= w * load(fake + n * f_n, k, f_d, inside, partial)
+        total += g * cr - g * cf
         tl.store(dgrad + n * d + k, x.to(dgrad.dtype.element_ty), inside)
         tl.store(dreal + n * d + k, (w * g).to(dreal.dtype.element_ty), inside)
         tl.store(dfake + n * d + k, (-w * g).to(dfake.dtype.element_ty), inside)

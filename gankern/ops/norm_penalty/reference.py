@@ -59,11 +59,11 @@ def norm_penalty_double_backward(
     """Gradients of <V, dg> with respect to grad, (N,), and g, (N, D)."""
     x, cotangent = _upcast(g), _upcast(v)
     half, flat, divisor = _first(grad, norm, kind, target)
-    s = 2 * (cotangent * x).sum(1)
-    dg = (2 * half)[:, None] * cotangent
+    # In the order of autograd's own steps, whose roundings of subnormal numbers the oracle has too.
+    s = (cotangent * (2 * x)).sum(1)
+    dg = 2 * (half[:, None] * cotangent)
     if kind == ZERO_CENTERED:
         return s, dg.to(g.dtype)
-    # In the order of autograd's own steps, whose roundings of subnormal numbers the oracle has too.
     slope = torch.where(flat, 0, s / (2 * divisor))
     dnorm = torch.where(flat, 0, 2 * (slope * grad)) - 2 * (s * (half / (2 * divisor)))
     curve = torch.where(norm == 0, 0, 2 * (dnorm / (2 * divisor)))

@@ -36,13 +36,13 @@ def _first(p, n, target, KIND: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def _products(a, b, partial, d, parts, a_n, a_d, b_n, b_d):
+def _products(a, b, partial, d, parts, a_n, a_d, b_n, b_d, FACTOR: tl.constexpr):
     n, p, first, last = place(d, parts)
     total = tl.zeros((BLOCK,), partial.dtype.element_ty)
     for at in range(first, last, BLOCK):
         k = at + tl.arange(0, BLOCK)
         x = load(a + n * a_n, k, a_d, k < last, partial)
-        total += x * load(b + n * b_n, k, b_d, k < last, partial)
+        total += x * (FACTOR * load(b + n * b_n, k, b_d, k < last, partial))
     tl.store(partial + n * parts + p, tl.sum(total, 0))
 
 
@@ -82,7 +82,7 @@ def _double_backward(
     target = _target(high, low, size)
     up = tl.load(grad + n * p_n)
     half, flat, divisor = _first(up, size, target, KIND)
-    along = 2 * sum_parts(partial, n, parts)
+    along = sum_parts(partial, n, parts)
     slope = tl.where(flat, 0, along / (2 * divisor))
     dp = along if KIND == 2 else slope * (2 * (size - target))
     tl.store(dgrad + n, dp, p == 0)
@@ -91,7 +91,7 @@ def _double_backward(
     curve = 2 * (dnorm / (2 * divisor))
     for at in range(first, last, BLOCK):
         k = at + tl.arange(0, BLOCK)
-        x = 2 * half * load(v + n * v_n, k, v_d, k < last, partial)
+        x = 2 * (half * load(v + n * v_n, k, v_d, k < last, partial))
         if KIND != 2:
             x += tl.where(size == 0, 0, curve * load(g + n * g_n, k, g_d, k < last, partial))
         tl.store(dg + n * d + k, x.to(dg.dtype.element_ty), k < last)
@@ -101,11 +101,11 @@ def _per_sample(g: Tensor) -> Tensor:
     return g.new_empty(g.shape[:1], dtype=accumulator(g.dtype))
 
 
-def _sum_products(a: Tensor, b: Tensor) -> Tensor:
+def _sum_products(a: Tensor, b: Tensor, factor: int) -> Tensor:
     partial = partial_sums(a)
     n, d = a.shape
     parts = partial.shape[1]
-    _products[(n * parts,)](a, b, partial, d, parts, *a.stride(), *b.stride(), **OPTIONS)
+    _products[(n * parts,)](a, b, partial, d, parts, *a.stride(), *b.stride(), FACTOR=factor, **OPTIONS)
     return partial
 
 
@@ -119,7 +119,7 @@ def norm_penalty(g: Tensor, kind: int, target: float) -> tuple[Tensor, Tensor]:
     value, norm = _per_sample(g), _per_sample(g)
     if g.shape[0]:
         with on_device_of(g):
-            partial = _sum_products(g, g)
+            partial = _sum_products(g, g, 1)
             parts = partial.shape[1]
             _values[(g.shape[0],)](partial, value, norm, *_halves(target), parts, KIND=kind, **OPTIONS)
     return value, norm
@@ -148,7 +148,7 @@ def norm_penalty_double_backward(
     if n:
         parts = parts_of(d)
         with on_device_of(g):
-            partial = _sum_products(v, g)
+            partial = _sum_products(v, g, 2)
             _double_backward[(n * parts,)](
                 partial, v, grad, g, norm, dgrad, dg, *_halves(target), d, parts,
                 *v.stride(), grad.stride(0), norm.stride(0), *g.stride(), KIND=kind, **OPTIONS,
@@ -163,13 +163,13 @@ def aot_specs() -> list[AotSpec]:
         wide = f"*{NAMES[accumulator(dtype)]}"
         types = dict.fromkeys(("a", "b", "g", "v", "dg"), f"*{name}")
         types |= dict.fromkeys(("partial", "value", "norm", "grad", "dgrad"), wide) | {"high": "fp32", "low": "fp32"}
-        kernels: list[tuple[Any, dict[str, Any]]] = [(_products, {})] + [
+        kernels: list[tuple[Any, dict[str, Any]]] = [(_products, {"FACTOR": x}) for x in (1, 2)] + [
             (k, {"KIND": x}) for k in (_values, _backward, _double_backward) for x in range(3)
         ]
         if accumulator(dtype) != dtype:  # `_values` sees sums alone: the half types launch float32's
             kernels = [entry for entry in kernels if entry[0] is not _values]
         for kernel, constexprs in kernels:
             signature = {a: "constexpr" if a in constexprs else types.get(a, "i32") for a in kernel.arg_names}
-            row = f"{kernel.__name__.strip('_')} {name}" + "".join(f" kind {x}" for x in constexprs.values())
+            row = f"{kernel.__name__.strip('_')} {name}" + "".join(f" {a.lower()} {x}" for a, x in constexprs.items())
             specs.append(AotSpec(row, kernel, signature, constexprs, may_spill=dtype == torch.float64, **OPTIONS))
     return specs
