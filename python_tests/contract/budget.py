@@ -165,9 +165,8 @@ def compare(case: Case, name: str, actual: Tensor, exact_class: bool) -> None:
     peer = torch.where(theirs == 0, peer, 0)
     unit = torch.where(unit.isfinite(), unit, oracle.abs())
 
-    bound = (
-        2 * peer + ELEMENT_UNITS * eps * unit + rounding + (64 * subnormal if expected == torch.float32 else underflow)
-    )
+    element_underflow = 64 * subnormal if expected == torch.float32 else underflow
+    bound = 2 * peer + ELEMENT_UNITS * eps * unit + rounding + element_underflow
     wrong = judged & (error > bound)
     assert not wrong.any(), _describe(f"{name}: elements beyond the budget", wrong, actual, plain, oracle)
 
