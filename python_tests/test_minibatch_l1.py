@@ -62,6 +62,21 @@ def _largest_allocation(n: int) -> int:
     return max(event.self_cpu_memory_usage for event in seen.events())
 
 
+@pytest.mark.parametrize("n", [31, 32, 33])
+def test_lanes_without_a_row_give_nothing_to_an_infinite_gradient(n):
+    """Every pair here gives a signed infinity or nothing: a NaN could only come from a lane that holds no row."""
+    m = torch.arange(n, dtype=torch.float32).view(n, 1, 1)
+    g, v = torch.zeros(n, 1), torch.zeros(n, 1, 1)
+    g[0], v[0] = float("inf"), 1.0
+    expected = torch.full((n, 1, 1), float("-inf"))
+    expected[0] = float("inf")
+    reached = torch.exp(-m.flatten()) > 0  # by K, and so by the infinity
+    dm = operator("native", "minibatch_l1_backward")(g, m)
+    assert torch.equal(dm[reached], expected[reached])
+    _, second = operator("native", "minibatch_l1_double_backward")(v, g, m)
+    assert torch.equal(second[reached], expected[reached])
+
+
 @native
 def test_memory_is_linear():
     """Twice the rows need twice the memory at every order, where N x N would need four times as much."""
