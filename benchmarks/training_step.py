@@ -69,6 +69,7 @@ class BroadcastMinibatch(nn.Module):
         self.T = layer.T
 
     def forward(self, x: Tensor) -> Tensor:
+        """Input and o(input)."""
         m = (x @ self.T.flatten(1)).unflatten(1, self.T.shape[1:])
         o = torch.exp(-(m[:, None] - m[None]).abs().sum(-1)).sum(1) - 1
         return torch.cat([x, o], 1)
@@ -174,8 +175,9 @@ def measure(name: str, rounds: int, source: Source) -> dict[str, Any]:
 def table(row: dict[str, Any]) -> str:
     """A recipe's lines."""
     lines = [
-        f"{row['recipe']} at {' x '.join(map(str, row['shape']))}, batch {row['batch']}, {row['n_critic']} critic update(s): "
-        f"{row['speedup']:.2f}x (arithmetic limit of convolutions and products {row['arithmetic_limit']:.2f}x)"
+        f"{row['recipe']} at {' x '.join(map(str, row['shape']))}, batch {row['batch']}, "
+        f"{row['n_critic']} critic update(s): {row['speedup']:.2f}x "
+        f"(arithmetic limit of convolutions and products {row['arithmetic_limit']:.2f}x)"
     ]
     lines += [f"  {label:24} {seconds(t):>9}  {row['median']['torch'] / t:5.2f}x" for label, t in row["median"].items()]
     lines += [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -316,10 +318,9 @@ def test_settings_take_the_type_of_the_field():
 
 
 def test_a_recipe_from_a_file(tmp_path):
-    text = (recipes.find("wgan").__module__, (tmp_path / "my_wgan.py"))
-    source = __import__(text[0], fromlist=["x"]).__file__
-    text[1].write_text(open(source).read().replace("clip: float = 0.01", "clip: float = 0.5"))
-    recipe = recipes.find(str(text[1]))()
+    text = Path(inspect.getfile(recipes.find("wgan"))).read_text()
+    (tmp_path / "my_wgan.py").write_text(text.replace("clip: float = 0.01", "clip: float = 0.5"))
+    recipe = recipes.find(str(tmp_path / "my_wgan.py"))()
     assert (recipe.name, recipe.clip) == ("my-wgan", 0.5)
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
     with pytest.raises(RecipeError, match=r"broken\.py: ModuleNotFoundError"):
