@@ -35,7 +35,7 @@ def _print_table(report: dict[str, Any]) -> None:
         print(f"{name:10} {'available' if entry['available'] else 'absent: ' + entry['reason']}")
     print()
     for name, entry in report["ops"].items():
-        print(f"{name:16} cpu: {entry['cpu']}, cuda: {entry['cuda']}, kernels: {', '.join(entry['backends'])}")
+        print(f"{name:16} cpu: {entry['cpu'] or '-'}, cuda: {entry['cuda']}, kernels: {', '.join(entry['backends'])}")
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
 

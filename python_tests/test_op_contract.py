@@ -72,7 +72,7 @@ def _generated(spec, runner, examples: int) -> int:
     def check(data):
         nonlocal count
         dtype = data.draw(st.sampled_from(dtypes(spec)), label="dtype")
-        draw = HypothesisDraw(data, dtype, largest=6 if INTERPRETED else None)
+        draw = HypothesisDraw(data, dtype, largest=6 if INTERPRETED else None, smooth=spec.smooth)
         expected = budget.prepare(
             spec, spec.generate(draw), dtype, lambda shapes: [draw.cotangent(shape) for shape in shapes]
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from gankern.ops._samples import OpSpec, Sample
 
@@ -47,6 +48,11 @@ def _flat(result: Any) -> list[Tensor]:
     return []
 
 
+def _leaves(spec: OpSpec, arguments: Sequence[Any]) -> list[Tensor]:
+    """The differentiable tensors; a differentiable argument may be a list."""
+    return [x for k in spec.differentiable for x in _flat(arguments[k])]
+
+
 class Workload:
     """The inputs of a case, and what gets timed on them; one for all orders of a sample.
 
@@ -59,15 +65,16 @@ class Workload:
         self.case = case
         generator = torch.Generator().manual_seed(_SEED)
         made = case.sample.make(generator)
-        self.arguments = tuple(
-            entry.to(device=case.device, dtype=case.dtype if entry.is_floating_point() else None)
-            if isinstance(entry, Tensor)
-            else entry
-            for entry in made
-        )
+
+        def placed(entry: Any) -> Any:
+            if not isinstance(entry, Tensor):
+                return entry
+            return entry.to(device=case.device, dtype=case.dtype if entry.is_floating_point() else None)
+
+        self.arguments = tuple(tree_map(placed, entry) for entry in made)
         self._generator = generator
         self._upstream: list[Tensor | None] = []
-        self._cotangents = [self._random(self.arguments[k]) for k in case.spec.differentiable]
+        self._cotangents = [self._random(x) for x in _leaves(case.spec, self.arguments)]
 
     def _random(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self._generator, dtype=torch.float64).to(like)
@@ -113,8 +120,8 @@ def _bind(
 
     ready = list(arguments)
     for k in case.spec.differentiable:
-        ready[k] = arguments[k].detach().clone().requires_grad_()
-    leaves = [ready[k] for k in case.spec.differentiable]
+        ready[k] = tree_map(lambda x: x.detach().clone().requires_grad_(), arguments[k])
+    leaves = _leaves(case.spec, ready)
     twice = case.order == "double"
     own: list[Tensor | None] = []
 
@@ -153,7 +160,7 @@ def oracle(workload: Workload, dtype: torch.dtype) -> list[Tensor]:
     found: list[list[Tensor]] = []
     for arguments, upstream, cotangents in workload.pieces():
         given = functools.partial(_given, [cast(g) for g in upstream])
-        piece = tuple(cast(a) for a in arguments)
+        piece = tuple(tree_map(cast, a) for a in arguments)
         found.append(_bind(case.spec.reference, case, piece, given, [cast(v) for v in cotangents])())
     axis = case.spec.independent_axis
     return found[0] if axis is None else [torch.cat(parts, axis) for parts in zip(*found, strict=True)]

@@ -1,5 +1,6 @@
 """Drop-in layers."""
 
+from gankern.nn import utils
 from gankern.nn.minibatch import MinibatchDiscrimination
 
-__all__ = ["MinibatchDiscrimination"]
+__all__ = ["MinibatchDiscrimination", "utils"]

@@ -71,6 +71,9 @@ class OpSpec:
         independent_axis: an axis of the differentiable arguments and of every output along which the op works
             independently, if there is one: the benchmark's float64 oracle then runs in pieces, in little memory.
         baseline: what users type in torch, for the benchmark's "eager" and "compile"; the reference, if that is it.
+        smooth: the op has no ties or kinks, but contractions of the whole input: the test's error budget may then move
+            each input element by itself, compares derivatives that overflow by finiteness alone, and draws no subnormal
+            float64 cotangents. Every other op is judged without this leniency.
     """
 
     name: str
@@ -86,6 +89,7 @@ class OpSpec:
     edges: tuple[Sample, ...] = field(default=())
     independent_axis: int | None = None
     baseline: Callable[..., Any] | None = None
+    smooth: bool = False
 
     def tagged(self, tag: str) -> tuple[Sample, ...]:
         """The samples and edges with a tag."""

@@ -1,0 +1,115 @@
+// Memory for large outputs of memory-bound ops. The first touch of fresh pages costs more than their arithmetic, so
+// memory is kept when its storage dies (no tensor or view is left), and given to a later one; new memory is backed by
+// huge pages where they help. GANKERN_KEEP_MEMORY bounds what is kept; with 0 all memory comes from torch's allocator.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+
+#include "common/tensor.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace gankern {
+
+class Buffers {
+ public:
+  // Smaller tensors come from torch's allocator.
+  static constexpr int64_t smallest = 64 << 10;
+
+  bool enabled() const { return kept_limit_ > 0; }
+
+  static Buffers& shared() {
+    static Buffers* buffers = new Buffers;  // never destroyed: tensors may outlive every static
+    return *buffers;
+  }
+
+  // Uninitialised memory of a multiple of the page size.
+  void* take(int64_t bytes) {
+    const int64_t size = rounded(bytes);
+    {
+      const std::unique_lock lock(mutex_, std::try_to_lock);
+      const auto found = lock ? kept_.find(size) : kept_.end();
+      if (found != kept_.end()) {
+        void* data = found->second;
+        kept_.erase(found);
+        kept_bytes_ -= size;
+        return data;
+      }
+    }
+    const bool huge = size >= 2 * huge_page;
+    void* data = std::aligned_alloc(huge ? huge_page : page, size);
+    STD_TORCH_CHECK(data != nullptr, "out of memory: ", size, " bytes");
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (huge) madvise(data, size, MADV_HUGEPAGE);
+#endif
+    return data;
+  }
+
+  // Runs in destructors, so it never throws.
+  void give(void* data, int64_t bytes) noexcept {
+    const int64_t size = rounded(bytes);
+    try {
+      const std::unique_lock lock(mutex_, std::try_to_lock);
+      if (lock && kept_bytes_ + size <= kept_limit_) {
+        kept_.emplace(size, data);
+        kept_bytes_ += size;
+        return;
+      }
+    } catch (const std::bad_alloc&) {
+    }
+    std::free(data);
+  }
+
+ private:
+  static constexpr int64_t page = 4096;
+  static constexpr int64_t huge_page = 2 << 20;
+
+  // Only ever tried: a child forked while another thread held it would wait for ever, and goes without.
+  std::mutex mutex_;
+  std::multimap<int64_t, void*> kept_;
+  int64_t kept_bytes_ = 0;
+  const int64_t kept_limit_ = limit();
+
+  static int64_t limit() {
+    const char* mebibytes = std::getenv("GANKERN_KEEP_MEMORY");
+    return (mebibytes == nullptr ? int64_t{1024} : std::atoll(mebibytes)) << 20;
+  }
+
+  static int64_t rounded(int64_t bytes) {
+    const int64_t unit = bytes >= 2 * huge_page ? huge_page : page;
+    return (bytes + unit - 1) / unit * unit;
+  }
+};
+
+// Whether torch fills fresh memory (torch.utils.deterministic.fill_uninitialized_memory), which the stable ABI does not
+// say: a fresh number is then NaN. Garbage that happens to be NaN only costs the use of a kept buffer.
+inline bool filled(const Tensor& like) {
+  const Tensor probe = new_empty(like, {1}, ScalarType::Float);
+  return std::isnan(*static_cast<const float*>(probe.data_ptr()));
+}
+
+// Whether outputs like this tensor may take kept memory; asked once per call.
+inline bool may_keep(const Tensor& like) { return Buffers::shared().enabled() && !filled(like); }
+
+// An uninitialised contiguous CPU tensor of `like`'s sizes and dtype, whose elements have `element_size` bytes.
+inline Tensor new_output(const Tensor& like, int64_t element_size, bool kept) {
+  const int64_t bytes = like.numel() * element_size;
+  if (!kept || bytes < Buffers::smallest) {
+    return torch::stable::new_empty(like, like.sizes(), like.scalar_type());
+  }
+  std::vector<int64_t> strides(like.dim(), 1);
+  for (int64_t axis = like.dim() - 2; axis >= 0; --axis) strides[axis] = strides[axis + 1] * like.size(axis + 1);
+  void* data = Buffers::shared().take(bytes);  // lost if from_blob throws: it may have run the deleter or not
+  return torch::stable::from_blob(
+      data, like.sizes(), torch::headeronly::IntHeaderOnlyArrayRef(strides.data(), strides.size()), like.device(),
+      like.scalar_type(), [bytes](void* memory) { Buffers::shared().give(memory, bytes); });
+}
+
+}  // namespace gankern

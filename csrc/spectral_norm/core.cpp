@@ -1,0 +1,193 @@
+#include "spectral_norm/core.h"
+
+#include "common/simd.h"
+
+// Weights come from the user, so nothing here is aligned: sizes and strides are any.
+
+namespace gankern {
+namespace GANKERN_ISA_NAMESPACE {
+namespace {
+
+using spectral_norm::block_rows;
+
+// Sums run in float over so many columns, and in double over these pieces.
+constexpr int64_t piece = 4096;
+
+template <class T>
+struct Unaligned {
+  Vec<T> x;
+} __attribute__((packed, may_alias));
+
+template <class T>
+GANKERN_INLINE Vec<T> loadu(const T* p) {
+  return reinterpret_cast<const Unaligned<T>*>(p)->x;
+}
+
+template <class T>
+GANKERN_INLINE void storeu(T* p, Vec<T> x) {
+  reinterpret_cast<Unaligned<T>*>(p)->x = x;
+}
+
+// p is aligned to a whole vector.
+template <class T>
+GANKERN_INLINE void stream_store(T* p, Vec<T> x) {
+#if defined(__x86_64__) && GANKERN_VECTOR_BYTES == 64
+  __builtin_ia32_movntps512(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(x));
+#elif defined(__x86_64__) && GANKERN_VECTOR_BYTES == 32
+  __builtin_ia32_movntps256(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(x));
+#elif defined(__x86_64__)
+  __builtin_ia32_movntps(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(x));
+#else
+  store(p, x);
+#endif
+}
+
+GANKERN_INLINE void stream_fence() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
+
+template <class T>
+GANKERN_INLINE double horizontal(Vec<T> x) {
+  double sum = 0;
+#pragma GCC unroll 16
+  for (int k = 0; k < Simd<T>::lanes; ++k) sum += static_cast<double>(x[k]);
+  return sum;
+}
+
+// sum_k a_k b_k for R rows a, which share the loads of b.
+template <class T, int R, int U>
+GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t count, double* sums) {
+  constexpr int W = Simd<T>::lanes;
+  for (int r = 0; r < R; ++r) sums[r] = 0;
+  for (int64_t k0 = 0; k0 < count; k0 += piece) {
+    const int64_t end = count - k0 < piece ? count : k0 + piece;
+    Vec<T> part[R * U] = {};
+    int64_t k = k0;
+    for (; k + U * W <= end; k += U * W) {
+#pragma GCC unroll 8
+      for (int i = 0; i < U; ++i) {
+        const Vec<T> y = loadu(b + k + i * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) part[r * U + i] += loadu(a + r * stride + k + i * W) * y;
+      }
+    }
+    for (; k + W <= end; k += W) {
+      const Vec<T> y = loadu(b + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) part[r * U] += loadu(a + r * stride + k) * y;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      Vec<T> sum = part[r * U];
+#pragma GCC unroll 8
+      for (int i = 1; i < U; ++i) sum += part[r * U + i];
+      double tail = horizontal<T>(sum);
+      for (int64_t j = k; j < end; ++j) tail += static_cast<double>(a[r * stride + j]) * static_cast<double>(b[j]);
+      sums[r] += tail;
+    }
+  }
+}
+
+template <class T>
+void dots(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y) {
+  double sums[block_rows];
+  int64_t r = 0;
+  for (; r + block_rows <= rows; r += block_rows) {
+    dot_rows<T, block_rows, 2>(w + r * stride, stride, v, columns, sums);
+    for (int i = 0; i < block_rows; ++i) y[r + i] = static_cast<T>(sums[i]);
+  }
+  for (; r < rows; ++r) {
+    dot_rows<T, 1, 8>(w + r * stride, stride, v, columns, sums);
+    y[r] = static_cast<T>(sums[0]);
+  }
+}
+
+template <class T, int R>
+GANKERN_INLINE void add_block(const T* w, int64_t stride, int64_t columns, const T* y, T* z) {
+  constexpr int W = Simd<T>::lanes;
+  int64_t k = 0;
+  for (; k + W <= columns; k += W) {
+    Vec<T> sum = y[0] * loadu(w + k);
+#pragma GCC unroll 8
+    for (int r = 1; r < R; ++r) sum += y[r] * loadu(w + r * stride + k);
+    storeu(z + k, loadu(z + k) + sum);
+  }
+  for (; k < columns; ++k) {
+    T sum = y[0] * w[k];
+    for (int r = 1; r < R; ++r) sum += y[r] * w[r * stride + k];
+    z[k] += sum;
+  }
+}
+
+template <class T>
+void add_rows(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* y, T* z) {
+  int64_t r = 0;
+  for (; r + block_rows <= rows; r += block_rows) add_block<T, block_rows>(w + r * stride, stride, columns, y + r, z);
+  for (; r < rows; ++r) add_block<T, 1>(w + r * stride, stride, columns, y + r, z);
+}
+
+template <class T>
+double dot(const T* a, const T* b, int64_t count) {
+  double sum;
+  dot_rows<T, 1, 8>(a, 0, b, count, &sum);
+  return sum;
+}
+
+// Applies f to every element: f(k, Vec<T>) loads from its inputs at k; f(k, T) is the same for one element.
+template <class T, class F>
+GANKERN_INLINE void each(T* out, int64_t count, bool stream, const F& f) {
+  constexpr int W = Simd<T>::lanes;
+  int64_t k = 0;
+  const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % GANKERN_VECTOR_BYTES / sizeof(T));
+  if (stream && count >= 4 * W) {
+    for (; k < (misaligned ? W - misaligned : 0); ++k) out[k] = f.one(k);
+    for (; k + 4 * W <= count; k += 4 * W) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) stream_store(out + k + i * W, f.many(k + i * W));
+    }
+    stream_fence();
+  }
+  for (; k + W <= count; k += W) storeu(out + k, f.many(k));
+  for (; k < count; ++k) out[k] = f.one(k);
+}
+
+template <class T>
+struct Divide {
+  const T* x;
+  T divisor;
+  GANKERN_INLINE Vec<T> many(int64_t k) const { return loadu(x + k) / splat<T>(divisor); }
+  GANKERN_INLINE T one(int64_t k) const { return x[k] / divisor; }
+};
+
+template <class T>
+struct Combine {
+  const T *x, *y;
+  T alpha, beta;
+  GANKERN_INLINE Vec<T> many(int64_t k) const { return alpha * loadu(x + k) + beta * loadu(y + k); }
+  GANKERN_INLINE T one(int64_t k) const { return alpha * x[k] + beta * y[k]; }
+};
+
+template <class T>
+void divide(T* out, const T* x, int64_t count, T divisor, bool stream) {
+  each<T>(out, count, stream, Divide<T>{x, divisor});
+}
+
+template <class T>
+void combine(T* out, const T* x, T alpha, const T* y, T beta, int64_t count, bool stream) {
+  each<T>(out, count, stream, Combine<T>{x, y, alpha, beta});
+}
+
+template <class T>
+constexpr spectral_norm::Kernels<T> table = {dots<T>, add_rows<T>, dot<T>, divide<T>, combine<T>};
+
+}  // namespace
+
+extern const spectral_norm::Kernels<float> spectral_norm_float;
+extern const spectral_norm::Kernels<double> spectral_norm_double;
+const spectral_norm::Kernels<float> spectral_norm_float = table<float>;
+const spectral_norm::Kernels<double> spectral_norm_double = table<double>;
+
+}  // namespace GANKERN_ISA_NAMESPACE
+}  // namespace gankern

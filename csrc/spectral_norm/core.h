@@ -1,0 +1,45 @@
+// Row and element loops of spectral normalisation, on raw pointers. No torch here.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa_table.h"
+
+namespace gankern::spectral_norm {
+
+// A panel is `rows` rows of `columns` contiguous elements each, `stride` apart.
+template <class T>
+struct Kernels {
+  // y_r = W_r . v
+  void (*dots)(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y);
+  // z += sum_r y_r W_r
+  void (*add_rows)(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* y, T* z);
+  double (*dot)(const T* a, const T* b, int64_t count);
+  // out = x / divisor. `stream` keeps the output out of the caches, here and below.
+  void (*divide)(T* out, const T* x, int64_t count, T divisor, bool stream);
+  // out = alpha x + beta y
+  void (*combine)(T* out, const T* x, T alpha, const T* y, T beta, int64_t count, bool stream);
+};
+
+// Rows whose loads of v or z are shared. A panel of them is read twice, and the second time from the L2 cache.
+constexpr int block_rows = 4;
+
+}  // namespace gankern::spectral_norm
+
+GANKERN_DECLARE_PER_ISA(spectral_norm::Kernels<float>, spectral_norm_float)
+GANKERN_DECLARE_PER_ISA(spectral_norm::Kernels<double>, spectral_norm_double)
+
+namespace gankern::spectral_norm {
+
+template <class T>
+const Kernels<T>& kernels(Isa isa);
+template <>
+inline const Kernels<float>& kernels<float>(Isa isa) {
+  return GANKERN_PER_ISA(spectral_norm_float, isa);
+}
+template <>
+inline const Kernels<double>& kernels<double>(Isa isa) {
+  return GANKERN_PER_ISA(spectral_norm_double, isa);
+}
+
+}  // namespace gankern::spectral_norm

@@ -1,0 +1,194 @@
+"""Schemas, shape functions and the autograd Functions of every order: one node for all layers of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern.backend import define, operator
+from gankern.ops._autograd import apply, third_order
+from gankern.ops.spectral_norm.reference import pairs, sizes
+
+
+def _accumulate(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _fake_power(weights: list[Tensor], u: Any, v: Any, dims: list[int], n: int, eps: float) -> tuple[Tensor, Tensor]:
+    first, dtype = weights[0], _accumulate(weights[0])
+    return first.new_empty(sum(sizes(weights, dims)), dtype=dtype), first.new_empty(len(weights), dtype=dtype)
+
+
+def _fake_forward(
+    weights: list[Tensor], u: Any, v: Any, dims: list[int], n: int, eps: float
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    return ([w.new_empty(w.shape) for w in weights], *_fake_power(weights, u, v, dims, n, eps))
+
+
+def _fake_backward(grads: Any, grad_sigma: Any, weights: list[Tensor], *rest: Any) -> list[Tensor]:
+    return [w.new_empty(w.shape) for w in weights]
+
+
+def _fake_double_backward(
+    cotangents: Any, grads: Any, grad_sigma: Tensor, weights: list[Tensor], *rest: Any
+) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    shapes = [w.shape for w in weights]
+    new = weights[0].new_empty
+    return [new(s) for s in shapes], grad_sigma.new_empty(grad_sigma.shape), [new(s) for s in shapes]
+
+
+OP = define(
+    __package__ or "gankern.ops.spectral_norm",
+    [
+        "spectral_norm(Tensor[] weights, Tensor[] u, Tensor[] v, int[] dims, int n_power_iterations, float eps)"
+        " -> (Tensor[], Tensor, Tensor)",
+        "spectral_norm_power(Tensor[] weights, Tensor[] u, Tensor[] v, int[] dims, int n_power_iterations, float eps)"
+        " -> (Tensor, Tensor)",
+        "spectral_norm_backward(Tensor[] grads, Tensor grad_sigma, Tensor[] weights, Tensor vectors, Tensor sigma,"
+        " int[] dims) -> Tensor[]",
+        "spectral_norm_double_backward(Tensor[] cotangents, Tensor[] grads, Tensor grad_sigma, Tensor[] weights,"
+        " Tensor vectors, Tensor sigma, int[] dims) -> (Tensor[], Tensor, Tensor[])",
+    ],
+    {
+        "spectral_norm": _fake_forward,
+        "spectral_norm_power": _fake_power,
+        "spectral_norm_backward": _fake_backward,
+        "spectral_norm_double_backward": _fake_double_backward,
+    },
+)
+
+
+def _present(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients, with zeros for those that autograd knows to be zero."""
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, like, strict=True)]
+
+
+def _save_alive(ctx: Any, tensors: tuple[Tensor, ...]) -> None:
+    """Saves tensors that outlive a first backward.
+
+    All layers of a call share one node, but their graphs must live apart, as if each had a node of its own: a backward
+    through some layers may not free what the others need. So the node holds its tensors itself and checks their
+    versions as torch would. It costs no memory: they are the parameters, and vectors.
+    """
+    ctx.held = tensors
+    ctx.versions = [None if x.is_inference() else x._version for x in tensors]
+
+
+def _saved_alive(ctx: Any) -> tuple[Tensor, ...]:
+    for x, version in zip(ctx.held, ctx.versions, strict=True):
+        if version is not None and x._version != version:
+            raise RuntimeError(
+                "spectral_norm: a tensor needed for its gradient was modified in place after the forward pass: one of "
+                f"shape {tuple(x.shape)} is at version {x._version}; expected version {version}"
+            )
+    return ctx.held
+
+
+class SpectralNorm(torch.autograd.Function):
+    """The normalised weights, the vectors and sigma."""
+
+    @staticmethod
+    def forward(backend: str, dims: list[int], n: int, eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Runs the operator of one backend on all weights, all u, all v."""
+        count = len(dims)
+        weights, u, v = list(tensors[:count]), list(tensors[count : 2 * count]), list(tensors[2 * count :])
+        normalized, vectors, sigma = operator(backend, "spectral_norm")(weights, u, v, dims, n, eps)
+        return (*normalized, vectors, sigma)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keeps the weights, the new vectors and sigma."""
+        ctx.backend, ctx.dims = inputs[:2]
+        vectors, sigma = output[-2:]
+        ctx.mark_non_differentiable(vectors)
+        ctx.set_materialize_grads(False)
+        weights = inputs[4 : 4 + len(ctx.dims)]
+        if torch.compiler.is_compiling():
+            ctx.save_for_backward(vectors, sigma, *weights)
+        else:
+            _save_alive(ctx, (vectors, sigma.detach(), *weights))  # sigma itself would hold this node: a cycle
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """DW of each weight that needs one, itself differentiable."""
+        compiling = torch.compiler.is_compiling()
+        vectors, sigma, *weights = ctx.saved_tensors if compiling else _saved_alive(ctx)
+        dims, count, grad_sigma = ctx.dims, len(ctx.dims), grads[-1]
+        used = [
+            k for k in range(count) if ctx.needs_input_grad[4 + k] and (grads[k] is not None or grad_sigma is not None)
+        ]
+        if grad_sigma is None:
+            grad_sigma = torch.zeros_like(sigma)
+        if 0 < len(used) < count:
+            every = pairs(vectors, weights, dims)
+            vectors = torch.cat([x for k in used for x in every[k]])
+            weights, dims = [weights[k] for k in used], [dims[k] for k in used]
+            sigma, grad_sigma = sigma[used], grad_sigma[used]
+        found: list[Tensor | None] = [None] * count
+        if used:
+            present = _present([grads[k] for k in used], weights)
+            if compiling or not torch.is_grad_enabled():
+                backward = operator(ctx.backend, "spectral_norm_backward")
+                dw = backward(present, grad_sigma, weights, vectors, sigma, dims)
+            else:
+                dw = apply(SpectralNormBackward, ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
+            for k, x in zip(used, dw, strict=True):
+                found[k] = x
+        return (None, None, None, None, *found, *[None] * (2 * count))
+
+
+class SpectralNormBackward(torch.autograd.Function):
+    """Each dW of the upstream gradients and the weights; sigma and the vectors count as part of the weights."""
+
+    @staticmethod
+    def forward(
+        backend: str, dims: list[int], grad_sigma: Tensor, vectors: Tensor, sigma: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Runs the operator of one backend on all gradients, all weights."""
+        grads, weights = list(tensors[: len(dims)]), list(tensors[len(dims) :])
+        backward = operator(backend, "spectral_norm_backward")
+        return tuple(backward(grads, grad_sigma, weights, vectors, sigma, dims))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keeps all inputs."""
+        ctx.backend, ctx.dims = inputs[:2]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The second order; a third raises."""
+        grad_sigma, vectors, sigma, *tensors = ctx.saved_tensors
+        weights = tensors[len(ctx.dims) :]
+        v = _present(cotangents, weights)
+        found = apply(SpectralNormDoubleBackward, ctx.backend, ctx.dims, grad_sigma, vectors, sigma, *v, *tensors)
+        count = len(ctx.dims)
+        return (None, None, found[count], None, None, *found[:count], *found[count + 1 :])
+
+
+class SpectralNormDoubleBackward(torch.autograd.Function):
+    """Gradients of sum_l <V_l, dW_l> with respect to the upstream gradients and the weights."""
+
+    @staticmethod
+    def forward(
+        backend: str, dims: list[int], grad_sigma: Tensor, vectors: Tensor, sigma: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Runs the operator of one backend on all cotangents, all gradients, all weights."""
+        count = len(dims)
+        v, grads, weights = list(tensors[:count]), list(tensors[count : 2 * count]), list(tensors[2 * count :])
+        double_backward = operator(backend, "spectral_norm_double_backward")
+        dgrads, dgrad_sigma, dweights = double_backward(v, grads, grad_sigma, weights, vectors, sigma, dims)
+        return (*dgrads, dgrad_sigma, *dweights)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keeps nothing: there is no third order."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> None:
+        """Raises NotImplementedError."""
+        third_order("spectral_norm")
