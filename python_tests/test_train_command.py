@@ -71,7 +71,7 @@ def test_toy_data_get_their_own_findings(tmp_path, capsys, recipe, data, key):
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, capsys):
-    options = [*TINY, "--no-report", "--save-every", 2]
+    options = [*TINY, "--set", "anneal=false", "--no-report", "--save-every", 2]  # annealing depends on --steps
     assert _train(*options, "--out", tmp_path / "a") == 0
     assert _train(*options, "--out", tmp_path / "b", "--steps", 2) == 0
     assert _train("--resume", "--out", tmp_path / "b", "--steps", 4, "--no-report") == 0

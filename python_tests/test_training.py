@@ -198,14 +198,26 @@ def test_a_lazy_penalty_is_charged_on_its_steps_alone(tmp_path):
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_autocast_trains(tmp_path, amp):
-    trainer = _trainer(tmp_path, steps=3, amp=amp)
+def test_autocast_trains_and_resumes(tmp_path, amp):
+    trainer = _trainer(tmp_path, steps=24, amp=amp)
+    before = _weights(trainer)
     assert trainer.run()
     rows = metrics.read(tmp_path / "metrics.jsonl")
-    assert all(row["critic.loss"] == row["critic.loss"] for row in rows)
-    again = _trainer(tmp_path, steps=3, amp=amp)
+    assert all(row["critic.loss"] is not None for row in (rows if amp == "bf16" else rows[-3:]))
+    after = _weights(trainer)
+    assert all(t.isfinite().all() for t in after.values() if t.is_floating_point())
+    assert not torch.equal(before["critic.layers.0.bias"], after["critic.layers.0.bias"])
+    again = _trainer(tmp_path, steps=24, amp=amp)
     again.restore(checkpoint.newest(again.checkpoint_folder)[0])
-    assert _same(_weights(trainer), _weights(again))
+    assert _same(after, _weights(again))
+
+
+def test_a_float16_run_that_no_scale_can_save_stops(tmp_path):
+    trainer = Trainer(Breaking(steps=90, batch=4), open_source("ring8"), tmp_path, amp="fp16")
+    trainer.recipe._terms = lambda player, value, step: {"odd": value * float("nan")}
+    with pytest.raises(NonFiniteError, match="the critic's odd is nan"):
+        trainer.run()
+    assert trainer.state.step < 40
 
 
 def test_the_last_two_checkpoints_stay(tmp_path):

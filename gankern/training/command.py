@@ -322,4 +322,5 @@ def _progress(steps: int, start: int) -> Iterator[Callable[[dict[str, Any]], Non
 
 
 def _losses(row: dict[str, Any]) -> str:
-    return f"critic {row['critic.loss']:+.3f}  generator {row['generator.loss']:+.3f}"
+    losses = {player: row[f"{player}.loss"] for player in ("critic", "generator")}
+    return "  ".join(f"{player} {'overflow' if x is None else f'{x:+.3f}'}" for player, x in losses.items())

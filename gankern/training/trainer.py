@@ -195,14 +195,15 @@ class Trainer:
             scaler.unscale_(optimizer)
         norm = gradients.norm(module)
         values = torch.stack([*(t.detach().float() for t in terms.values()), norm.float()]).tolist()
-        for name, value in zip(terms, values, strict=False):
-            if not math.isfinite(value):
-                raise NonFiniteError(f"step {self.state.step + 1}: the {player}'s {name} is {value}")
-            row[f"{player}.{name}"] = value
-        row[f"{player}.loss"] = sum(values[:-1])
-        if not math.isfinite(values[-1]) and scaler is None:
-            raise NonFiniteError(f"step {self.state.step + 1}: the norm of the {player}'s gradient is {values[-1]}")
-        row[f"{player}.gradient"] = values[-1] if math.isfinite(values[-1]) else None  # float16: the step is skipped
+        # In float16 the scaled gradients may overflow until the scaler has found its scale; it skips such steps.
+        overflow = scaler is not None and scaler.get_scale() > 1
+        names = [*(f"{player}'s {name}" for name in terms), f"norm of the {player}'s gradient"]
+        for name, value in zip(names, values, strict=True):
+            if not math.isfinite(value) and not overflow:
+                raise NonFiniteError(f"step {self.state.step + 1}: the {name} is {value}")
+        keys = [*(f"{player}.{name}" for name in terms), f"{player}.gradient", f"{player}.loss"]
+        for key, value in zip(keys, [*values, sum(values[:-1])], strict=True):
+            row[key] = value if math.isfinite(value) else None
         if detailed:
             row[f"{player}.small"] = gradients.small(module)
         if scaler is None:

@@ -25,15 +25,15 @@ class SNGANGP(Recipe):
 
     paper = "Miyato et al. 2018, arXiv:1802.05957; Gulrajani et al. 2017, arXiv:1704.00028"
 
-    steps: int = 4000
-    latent: int = 64
-    generator_lr: float = 2e-4
-    critic_lr: float = 4e-4
+    steps: int = 3000
+    generator_lr: float = 5e-4
+    critic_lr: float = 1e-3
+    anneal: bool = True
     penalty: float = 1.0
     penalty_every: int = 1
     target: float = 1.0
-    width: int = 64
-    kernels: int = 100
+    width: int = 32
+    kernels: int = 32
     kernel_dim: int = 5
 
     def networks(self, shape: Sequence[int]) -> tuple[nn.Module, nn.Module]:
