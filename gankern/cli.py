@@ -12,6 +12,7 @@ from gankern._info import info
 from gankern._version import __version__
 from gankern.bench import command as bench
 from gankern.diagnostics import command as birthday
+from gankern.training import command as train
 
 
 def _print_info(arguments: argparse.Namespace) -> int:
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(run=_print_info)
 
+    train.add_subcommand(commands)
     birthday.add_subcommand(commands)
     bench.add_subcommand(commands)
     return parser
