@@ -61,6 +61,15 @@ def cost(arguments: tuple[Any, ...], order: str, device: str) -> Cost:
     return Cost(x.element_size() * (x.numel() + others), pairs * x[:1].numel())
 
 
+def baseline(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """What users type where all distances fit in memory."""
+    distance = torch.cdist(x, x if y is None else y)
+    if y is None:
+        distance = distance.fill_diagonal_(torch.inf)
+    best = distance.topk(k, largest=False)
+    return best.values, best.indices
+
+
 SPEC = OpSpec(
     name="nearest",
     call=nearest,
@@ -72,4 +81,5 @@ SPEC = OpSpec(
     generate=generate,
     cost=cost,
     edges=EDGES,
+    baseline=baseline,
 )
