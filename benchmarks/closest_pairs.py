@@ -103,6 +103,41 @@ def compare(name: str, x: Tensor, rounds: int) -> dict:
     }
 
 
+def neighbours(count: int = 5_000, size: int = 512, rounds: int = 15) -> dict:
+    """`nearest` within one sample of features, beside faiss and torch.cdist; exact, by float64 differences."""
+    x = torch.randn(count, size, generator=torch.Generator().manual_seed(1))
+    calls: dict[str, Callable[[], object]] = {
+        "gankern": lambda: gk.ops.nearest(x),
+        "torch-blocks": lambda: torch.cdist(x, x).topk(2, largest=False),
+    }
+    if importlib.util.find_spec("faiss"):
+        import faiss
+
+        calls["faiss"] = lambda: faiss.knn(x.numpy(), x.numpy(), 2)
+    seconds: dict[str, list[float]] = {call: [] for call in calls}
+    for number in range(rounds + 1):
+        for call, function in calls.items():
+            start = time.perf_counter()
+            function()
+            if number:  # the first round warms up
+                seconds[call].append(time.perf_counter() - start)
+    medians = {call: statistics.median(taken) for call, taken in seconds.items()}
+    some = torch.arange(0, count, 50)
+    with gk.backend("reference"):
+        right = gk.ops.nearest(x[some], x, 2)
+    found = gk.ops.nearest(x)
+    exact = torch.equal(right[0][:, 1:], found[0][some]) and torch.equal(right[1][:, 1:], found[1][some])
+    return {
+        "case": f"nearest, {count:,} x {size} Gaussian",
+        "seconds": seconds,
+        "medians": medians,
+        "ratio": min(value for call, value in medians.items() if call != "gankern") / medians["gankern"],
+        "agrees": exact,
+        "method": "whole",
+        "dimensions": 1.0,
+    }
+
+
 def large(count: int) -> dict:
     """One search of many patches: seconds, and memory beyond the input."""
     x = patches(count)
@@ -124,14 +159,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.closest_pairs", description=__doc__)
     parser.add_argument("--out", type=Path, help="a result file (JSON)")
     parser.add_argument("--large", type=int, default=100_000, help="patches of the last row; 0 leaves it out")
-    parser.add_argument("--only", choices=list(CASES), action="append", help="default: all")
+    parser.add_argument("--only", choices=[*CASES, "nearest"], action="append", help="default: all")
     arguments = parser.parse_args()
-    print(f"{'case':26}{'gankern':>10}{'faiss':>10}{'torch':>10}{'ratio':>8}{'visited':>10}  method")
+    print(f"{'case':30}{'gankern':>10}{'faiss':>10}{'torch':>10}{'ratio':>8}{'visited':>10}  method")
     rows = []
     for name, (make, rounds) in CASES.items():
         if not arguments.only or name in arguments.only:
             rows.append(compare(name, make(), rounds))
             _print(rows[-1])
+    if not arguments.only or "nearest" in arguments.only:
+        rows.append(neighbours())
+        _print(rows[-1])
     if arguments.large:
         rows.append(large(arguments.large))
         _print(rows[-1])
@@ -145,7 +183,7 @@ def _print(row: dict) -> None:
     ratio = f"{row['ratio']:.1f}x" if "ratio" in row else "-"
     memory = f", {row['memory'] / 2**30:.2f} GiB beyond the input" if "memory" in row else ""
     wrong = "" if row.get("agrees", True) else "  RESULTS DISAGREE"
-    print(f"{row['case']:26}{cells}{ratio:>8}{row['dimensions']:>10.2%}  {row['method']}{memory}{wrong}", flush=True)
+    print(f"{row['case']:30}{cells}{ratio:>8}{row['dimensions']:>10.2%}  {row['method']}{memory}{wrong}", flush=True)
 
 
 if __name__ == "__main__":

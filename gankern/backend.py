@@ -116,7 +116,7 @@ def define(
         for schema, function in zip(op.schemas, op.functions, strict=True):
             library.define(schema)
             if backend_name == "reference":
-                run = _checked(getattr(reference, function), (checks or {}).get(function))
+                run = checked(getattr(reference, function), (checks or {}).get(function))
                 library.impl(function, run, "CompositeExplicitAutograd")
             elif backend_name == "triton" and has_triton:
                 _register_triton(library, package, function, (checks or {}).get(function))
@@ -126,15 +126,16 @@ def define(
     return op
 
 
-def _checked(run: Callable[..., Any], check: Callable[..., None] | None) -> Callable[..., Any]:
+def checked(run: Callable[..., Any], check: Callable[..., None] | None) -> Callable[..., Any]:
+    """`run`, after a check of its arguments that raises."""
     if check is None:
         return run
 
-    def checked(*arguments: Any) -> Any:
+    def run_checked(*arguments: Any) -> Any:
         check(*arguments)
         return run(*arguments)
 
-    return checked
+    return run_checked
 
 
 def _register_triton(
@@ -143,7 +144,7 @@ def _register_triton(
     def run(*arguments: Any) -> Any:
         return getattr(importlib.import_module(f"{package}.triton_kernels"), function)(*arguments)
 
-    launch = _checked(run, check)
+    launch = checked(run, check)
 
     library.impl(function, launch, "CUDA")
     if _libraries.interpreted():

@@ -17,15 +17,18 @@ HERE = Path(__file__).parent
 
 @pytest.mark.parametrize("op", SPECS)
 def test_triton_kernels(op, tmp_path):
-    """The contract of one op, restricted to the triton backend; an op with Triton kernels must have been tested."""
-    if importlib.util.find_spec(f"gankern.ops.{op}.triton_kernels") is None:
-        pytest.skip(f"{op} has no Triton kernels")
+    """The contract of one op, restricted to the triton backend, and `interpreted/<op>.py`, where there is one.
+
+    An op with Triton kernels must have been tested.
+    """
+    assert importlib.util.find_spec(f"gankern.ops.{op}.triton_kernels"), f"{op} has no Triton kernels"
     report = tmp_path / "report.xml"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "GANKERN_BACKEND": ""}
     child = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", str(HERE / "test_op_contract.py"), "-m", "not nightly"),
-            *("-k", f"{op}-", f"--junitxml={report}", "--rootdir", str(HERE.parent)),
+            *("-k", f"{op}- or interpreted", f"--junitxml={report}", "--rootdir", str(HERE.parent)),
+            *map(str, HERE.glob(f"interpreted/{op}.py")),
         ],
         cwd=HERE.parent,
         env=environment,

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from gankern.ops._triton import NAMES
+from gankern.ops._triton import NAMES, AotSpec
 from gankern.ops.minibatch_l1 import triton_kernels
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,9 @@ class Recorder:
             self._kernel.signature, self._kernel.params, make_backend(GPUTarget("cuda", 90, 32))
         )
 
-        def launch(*arguments: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
+        def launch(
+            *arguments: Any, num_warps: int, num_stages: int, enable_fp_fusion: bool = True, **constexprs: Any
+        ) -> None:
             _, found, _ = bind(*arguments, **constexprs)
             self._seen.append((self._kernel.fn.__name__, tuple((kind, value or 0) for kind, value in found)))
 
@@ -69,11 +71,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
     return launch
 
 
-@pytest.fixture(scope="module")
-def compiled() -> set[Binary]:
-    """The binaries that the gate makes."""
+def compiled_by(specs: list[AotSpec]) -> set[Binary]:
+    """The binaries that the gate makes of them."""
     found = set()
-    for spec in triton_kernels.aot_specs():
+    for spec in specs:
         assumed = [p.name for p in aligned(spec.kernel)]
         arguments = []
         for name, kind in spec.signature.items():
@@ -81,6 +82,12 @@ def compiled() -> set[Binary]:
             arguments.append((kind, value or 0))
         found.add((spec.kernel.fn.__name__, tuple(arguments)))
     return found
+
+
+@pytest.fixture(scope="module")
+def compiled() -> set[Binary]:
+    """The binaries that the gate makes of minibatch_l1."""
+    return compiled_by(triton_kernels.aot_specs())
 
 
 GATED = {torch.float64: (8, 16, 32, 64), torch.float32: (5, 8, 16, 32, 64)} | dict.fromkeys(

@@ -33,6 +33,7 @@ class AotSpec:
             loop, so that its instructions can be counted per element; empty for no count.
         floor: instructions per element that the arithmetic needs; 0 where one loop does not hold all of it.
         may_spill: fp64 variants may.
+        fusion: whether the compiler may contract a product and a sum; as launched (`enable_fp_fusion`).
     """
 
     name: str
@@ -44,6 +45,7 @@ class AotSpec:
     element: str = ""
     floor: int = 0
     may_spill: bool = False
+    fusion: bool = True
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

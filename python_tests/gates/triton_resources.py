@@ -33,8 +33,8 @@ def aligned(kernel: Any) -> list[Any]:
     return [p for p in kernel.params if not (p.is_constexpr or p.do_not_specialize or p.do_not_specialize_on_alignment)]
 
 
-def measure(spec: Any, target: str) -> dict[str, Any]:
-    """Compiles one `AotSpec` for one target and returns its row of the table."""
+def compiled(spec: Any, target: str) -> Any:
+    """One `AotSpec`, compiled for one target as a launch with aligned pointers would be."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -46,16 +46,18 @@ def measure(spec: Any, target: str) -> dict[str, Any]:
         constexprs=spec.constexprs,
         attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
     )
+    options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages, "enable_fp_fusion": spec.fusion}
+    return triton.compile(source, target=GPUTarget(*TARGETS[target][0]), options=options)
+
+
+def measure(spec: Any, target: str) -> dict[str, Any]:
+    """Compiles one `AotSpec` for one target and returns its row of the table."""
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        compiled = triton.compile(
-            source,
-            target=GPUTarget(*TARGETS[target][0]),
-            options={"num_warps": spec.num_warps, "num_stages": spec.num_stages},
-        )
-    row = {"kernel": spec.name, "target": target, "shared": compiled.metadata.shared}
+        binary = compiled(spec, target)
+    row = {"kernel": spec.name, "target": target, "shared": binary.metadata.shared}
     if target.startswith("gfx"):
-        asm = compiled.asm["amdgcn"]
+        asm = binary.asm["amdgcn"]
         scratch = [_amd(asm, f"{kind}_spill_count") for kind in ("vgpr", "sgpr")]
         return row | {"registers": _amd(asm, "vgpr_count"), "spills": sum(scratch), "may_spill": spec.may_spill}
     found = _PTXAS.search(log.getvalue())
@@ -63,19 +65,20 @@ def measure(spec: Any, target: str) -> dict[str, Any]:
         raise RuntimeError(f"{spec.name}: ptxas reported no resources for {target}; its log: {log.getvalue()!r}")
     stores, loads, registers = map(int, found.groups())
     row |= {"registers": registers, "spills": stores + loads, "may_spill": spec.may_spill}
-    if spec.element and (loop := _loop(compiled.asm["cubin"], spec.element)):
+    if spec.element and (loop := hottest_loop(sass(binary.asm["cubin"]), spec.element)):
         row |= {"instructions": loop[0], "elements": loop[1]} | ({"floor": spec.floor} if spec.floor else {})
     return row
 
 
-def _loop(cubin: bytes, element: str) -> tuple[int, int] | None:
+def sass(cubin: bytes) -> str:
+    """The machine code of the one kernel in a cubin."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        (sass,) = disassemble(knobs.nvidia.cuobjdump.path, path).values()
-    return hottest_loop(sass, element)
+        (code,) = disassemble(knobs.nvidia.cuobjdump.path, path).values()
+    return code
 
 
 def _start(cache: str) -> None:

@@ -38,6 +38,14 @@ product of d terms in runs errs by g |w_i| |q_c| in each, over m directions g sq
 
 The tail comes from squared norms: t_i^2 = |y_i|^2 + kappa^2 - |Q_q^T y_i|^2, computed in float64 with an error of
 at most delta_i = 2 |y_i| e^p_i + (e^p_i)^2 + 2^-40 |y_i|^2, so t^_i errs by at most delta_i / (t^_i + kappa) + u t^_i.
+
+**On a GPU** points are float16, whose products are exact in float32. What rounding to float16 takes from each point is
+*measured* in float64, and is its e_i (beside that of the short points above); coordinates below 2^-14 become zero, so
+that no subnormal is left to the hardware. Matrix units add s products and a running sum (s = 4 to 32) after shifting
+them to the largest exponent, and may cut each of the s + 2 numbers, the result included, to 24 bits without rounding:
+at most (s + 2) 2u times the sum of magnitudes, which is at most 3 u a term. So a chain of `TENSOR_RUN` terms counts
+as 4 roundings a term, which leaves a quarter to spare, and chains are added in plain float32. The projection's
+float32 products count the same, in chains of `PROJECTED_RUN` terms that are added in float64.
 """
 
 from __future__ import annotations
@@ -55,6 +63,14 @@ PREFIX_MARGIN = 2.0**-6
 RUN = 128
 #: Scaled rows with a larger norm are left to direct differences.
 LARGEST = 2.0**40
+#: The same for the GPU: terms of one accumulation, of the filter and of the projection; the norm that typical rows
+#: get, and the largest one; and the least magnitude of a coordinate, below which float16 has subnormals, which some
+#: matrix units take for zero.
+TENSOR_RUN = 512
+PROJECTED_RUN = 16
+TENSOR_SCALE = 2.0**6
+TENSOR_LARGEST = 2.0**14
+SMALLEST = 2.0**-14
 _TINY = 2.0**-90
 
 
@@ -68,9 +84,14 @@ def gamma(terms: float) -> float:
     return terms * U / (1 - terms * U)
 
 
-def half_norms(squares: Tensor, error: Tensor, k: int, margin: float) -> Tensor:
-    """h' in float32, rounded down, from float64 |a^|^2 and e."""
-    beta = (product_terms(k) + 16) * U * (1 + 2.0**-6)
+def tensor_terms(k: int) -> int:
+    """The same on a GPU's matrix units: a chain of `TENSOR_RUN` terms at four roundings each, see above."""
+    return 4 * min(k, TENSOR_RUN) + -(-k // TENSOR_RUN)
+
+
+def half_norms(squares: Tensor, error: Tensor, terms: int, margin: float) -> Tensor:
+    """h' in float32, rounded down, from float64 |a^|^2 and e, for a product with that many roundings."""
+    beta = (terms + 16) * U * (1 + 2.0**-6)
     h = 0.5 * squares * (1 - beta) - (1 + 1 / margin) * error.square() - _TINY
     return round_down(h)
 
@@ -83,26 +104,65 @@ def round_down(h: Tensor) -> Tensor:
 def whole(norms: Tensor, d: int) -> Tensor:
     """h' of whole rows from float64 |y|^2."""
     error = U * (1 + 2.0**-20) * norms.sqrt() + 2.0**-100
-    return half_norms(norms * (1 - 3 * U), error, d, WHOLE_MARGIN)
+    return half_norms(norms * (1 - 3 * U), error, product_terms(d), WHOLE_MARGIN)
 
 
-def projection_error(norms: Tensor, d: int, m: int, eta: float) -> Tensor:
-    """e^p of each row."""
-    relative = gamma(product_terms(d)) * math.sqrt(m) * (1 + eta) + eta + 2 * U
+def projection_error(norms: Tensor, terms: int, m: int, eta: float) -> Tensor:
+    """e^p of each row, for products with that many roundings."""
+    relative = gamma(terms) * math.sqrt(m) * (1 + eta) + eta + 2 * U
     return norms.sqrt() * relative * (1 + 2.0**-10) + 2.0**-100
+
+
+def tail_scale(norms: Tensor) -> float:
+    """kappa."""
+    return float(norms.median().sqrt()) / 16 or 1.0
+
+
+def tail(squares: Tensor, norms: Tensor, error: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """t^ in float32 and e of the whole point, from |Q_q^T y|^2, |y|^2 and e^p."""
+    delta = 2 * norms.sqrt() * error + error.square() + 2.0**-40 * norms
+    t = ((norms - squares).clamp_min(0) + kappa**2).sqrt().float()
+    return t, error + delta / (t.double() + kappa) + U * t.double()
 
 
 def prefixes(features: Tensor, norms: Tensor, ends: list[int], d: int, eta: float) -> tuple[Tensor, Tensor]:
     """h' (N,) and the tails (len(ends), N), both float32, of points with `ends` leading features and a tail each."""
-    kappa = float(norms.median().sqrt()) / 16 or 1.0
-    error = projection_error(norms, d, features.shape[1], eta)
-    delta = 2 * norms.sqrt() * error + error.square() + 2.0**-40 * norms
+    kappa = tail_scale(norms)
+    error = projection_error(norms, product_terms(d), features.shape[1], eta)
     squares, begin, tails, halves = torch.zeros_like(norms), 0, [], []
     for end in ends:
         squares = squares + features[:, begin:end].double().square().sum(1)
         begin = end
-        tail = ((norms - squares).clamp_min(0) + kappa**2).sqrt().float()
-        whole_error = error + delta / (tail.double() + kappa) + U * tail.double()
-        halves.append(half_norms(squares + tail.double().square(), whole_error, end + 1, PREFIX_MARGIN))
-        tails.append(tail)
+        t, whole_error = tail(squares, norms, error, kappa)
+        halves.append(half_norms(squares + t.double().square(), whole_error, product_terms(end + 1), PREFIX_MARGIN))
+        tails.append(t)
     return torch.stack(halves).amin(0), torch.stack(tails)
+
+
+def short_points(features: Tensor, norms: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """Float16 points (N, m + 1) of m features and a tail, and h' (N,), as `tensor_points` has them of whole rows."""
+    squares = features.double().square().sum(1)
+    error = projection_error(norms, 4 * PROJECTED_RUN + 2, features.shape[1], eta)
+    t, error = tail(squares, norms, error, tail_scale(norms))
+    exact = torch.cat((features, t[:, None]), 1)
+    points = torch.where(exact.abs() >= SMALLEST, exact, 0).half()
+    rest = (points.double() - exact.double()).square().sum(1)
+    return points, tensor_half(points.double().square().sum(1), rest, error, exact.shape[1])
+
+
+def tensor_half(squares: Tensor, rest: Tensor, error: Tensor, k: int) -> Tensor:
+    """h' of float16 points from their squared norms and those of what the rounding to float16 took, measured."""
+    error = error + rest.sqrt() * (1 + 2.0**-20)
+    return half_norms(squares, error, tensor_terms(k), PREFIX_MARGIN)
+
+
+def threshold(squared: Tensor, scale: float, margin: float, d: int) -> Tensor:
+    """theta in float64 for float64 tau^2; never so large that a row left out (h' the largest float32) would pass."""
+    t = scale * (squared + (d + 1) * 2.0**-1070).sqrt()
+    return (0.5 * (1 + margin) * (1 + 2.0**-20) * t * t).clamp_max(2.0**100)
+
+
+def limits(half: Tensor, theta: Tensor) -> Tensor:
+    """h' - theta in float32, rounded down: with it in place of h' a pair is kept where the computed value is >= 0."""
+    far = half == torch.finfo(torch.float32).max
+    return torch.where(far, half, round_down(half.double() - theta * (1 + 2.0**-20)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gankern.ops.closest_pairs import bounds, progress
+from gankern.ops.closest_pairs.frame import DIRECTIONS, centred, far_rows, frame, leading, likely_pairs, orthogonality
 from gankern.ops.closest_pairs.rows import (
     as_matrix,
     check_finite,
@@ -26,7 +27,6 @@ from gankern.ops.closest_pairs.rows import (
 
 #: Rows of a tile, as in csrc/closest_pairs/core.h.
 TILE = 192
-DIRECTIONS = 64
 _ENDS = [16, DIRECTIONS]
 _BLOCK_BYTES = 128 << 20
 _FEW_PAIRS = 4096
@@ -52,13 +52,6 @@ class Stats(NamedTuple):
 _Side = tuple[Tensor, Tensor, Tensor, int]
 
 
-class Frame(NamedTuple):
-    """Rows enter the filter as scale * (x - centre)."""
-
-    centre: Tensor
-    scale: float
-
-
 class Best(NamedTuple):
     """The best pairs so far, sorted: squared distance, i, j."""
 
@@ -75,7 +68,7 @@ def search(x: Tensor, k: int, report: progress.Progress | None = None) -> tuple[
     """The k closest pairs of the rows of x, (N, D) contiguous on the CPU; k is at least 1 and at most N (N - 1) / 2."""
     n, d = x.shape
     pairs = n * (n - 1) // 2
-    if d == 0:
+    if d == 0 or k == 0:
         i, j = first_pairs(n, k)
         return Best(torch.zeros(k, dtype=torch.float64), i, j), Stats("direct", pairs, 0.0, 0)
     if pairs <= max(_FEW_PAIRS, 2 * k):
@@ -99,7 +92,7 @@ class _Hunt:
         self.done, self.pairs = 0, self.n * (self.n - 1) // 2
 
     def run(self) -> tuple[Best, Stats]:
-        basis = _basis(self.x, self.frame) if self.d > 2 * DIRECTIONS else None
+        basis = leading(self.x, self.frame, DIRECTIONS) if self.d > 2 * DIRECTIONS else None
         method = "prefix" if basis is not None and self._by_prefix(basis) else "whole"
         if method == "whole":
             self._by_whole_rows()
@@ -111,12 +104,10 @@ class _Hunt:
         """False, with only `seed` changed, where bounds would not prune."""
         features, norms = _native().closest_pairs_project(self.x, self.frame.centre, self.frame.scale, basis)
         self.work += self.n * self.d * basis.shape[0]
-        far = far_rows(self.x, norms, "closest_pairs", "x")
+        far = far_rows(self.x, norms, bounds.LARGEST, "closest_pairs", "x")
         if far.numel():
             features[far], norms[far] = 0, 0
-        gram = basis.double() @ basis.double().T
-        eta = float((gram - torch.eye(len(basis), dtype=torch.float64)).norm())
-        half, tails = bounds.prefixes(features, norms, _ENDS, self.d, eta)
+        half, tails = bounds.prefixes(features, norms, _ENDS, self.d, orthogonality(basis))
         half[far] = torch.finfo(torch.float32).max
         if not self._seed_prefix(features, half, tails):
             return False
@@ -139,20 +130,9 @@ class _Hunt:
 
     def _seed_from(self, value: Tensor, rows: Tensor) -> None:
         """Sets `seed` to a squared distance that k pairs do not exceed, chosen by the largest of `value`."""
-        m = len(rows)
-        value.nan_to_num_(-torch.inf).masked_fill_(torch.ones(m, m, dtype=torch.bool).tril_(), -torch.inf)
-        wanted = min(4 * self.k, m * (m - 1) // 2)
-        if wanted <= m // 2:  # the best of each row: distinct pairs, and far cheaper than a selection from all
-            most, column = value.max(1)
-            row = most.topk(wanted).indices
-            column = column[row]
-        else:
-            flat = value.view(-1).topk(wanted).indices
-            row, column = flat // m, flat % m
-        keep = row < column
-        row, column = row[keep], column[keep]
-        if len(row) >= self.k:
-            squared = _native().closest_pairs_distances(self.x, self.x, rows[row], rows[column])
+        i, j = likely_pairs(value, rows, self.k)
+        if len(i) >= self.k:
+            squared = _native().closest_pairs_distances(self.x, self.x, i, j)
             self.seed = min(self.seed, float(squared.kthvalue(self.k).values))
 
     # -- whole rows ------------------------------------------------------------------------------------------------
@@ -172,7 +152,7 @@ class _Hunt:
 
     def _whole(self, begin: int, end: int) -> tuple[_Side, Tensor]:
         packed, norms = _native().closest_pairs_points(self.x, begin, end, self.frame.centre, self.frame.scale)
-        far = far_rows(self.x[begin:end], norms, "closest_pairs", "x", begin)
+        far = far_rows(self.x[begin:end], norms, bounds.LARGEST, "closest_pairs", "x", begin)
         half = bounds.whole(norms, self.d)
         if far.numel():
             half[far] = torch.finfo(torch.float32).max
@@ -221,53 +201,10 @@ class _Hunt:
             self.best = Best(*sorted_best(*merged, self.k))
 
 
-def frame(x: Tensor, op: str, name: str = "x") -> Frame:
-    """The coordinate median of a subsample, which no single row moves far; the scale gives rows a norm of about 1."""
-    sub = x[spread_rows(len(x), 64)].double()
-    centre = sub.T.contiguous().median(1).values
-    if not bool(centre.isfinite().all()):
-        check_finite(op, name, x)
-    size = (sub - centre).abs().amax(1)
-    typical = float(size.median()) or float(size.max())
-    if not 0 < typical < math.inf:
-        return Frame(centre, 1.0)
-    exponent = -round(math.log2(typical) + 0.5 * math.log2(x.shape[1]))
-    return Frame(centre, 2.0 ** min(max(exponent, -1000), 1000))
-
-
-def centred(x: Tensor, rows: Tensor, frame: Frame) -> Tensor:
-    """Some rows as they enter the filter."""
-    return ((x[rows].double() - frame.centre) * frame.scale).float()
-
-
-def _basis(x: Tensor, frame: Frame) -> Tensor | None:
-    """Leading directions of a subsample, (DIRECTIONS, D) with orthonormal rows; None where the spectrum is flat."""
-    rows = spread_rows(len(x), 320)
-    w = centred(x, rows, frame)
-    norms = w.norm(dim=1)
-    w = w[norms <= 8 * norms.median()]
-    held, w = w[::5], w[torch.arange(len(w)) % 5 != 0]
-    if len(w) < DIRECTIONS:
-        return None
-    values, vectors = torch.linalg.eigh(w @ w.T)
-    lead = vectors[:, -DIRECTIONS:].flip(1) / values[-DIRECTIONS:].flip(0).clamp_min(values[-1] * 1e-6).sqrt()
-    basis, _ = torch.linalg.qr(w.T @ lead)
-    captured = (held @ basis).square().sum() / held.square().sum()
-    return basis.T.contiguous() if bool(captured > 0.5) else None
-
-
 def whole_segments(d: int) -> Tensor:
     """Runs of whole rows, and one test at the end."""
     ends = [*range(bounds.RUN, d, bounds.RUN), d]
     return torch.tensor([[end, -1 if end < d else 0] for end in ends])
-
-
-def far_rows(x: Tensor, norms: Tensor, op: str, name: str, first: int = 0) -> Tensor:
-    """Rows that the filter cannot hold; raises if one is not finite."""
-    far = (~(norms <= bounds.LARGEST**2)).nonzero()[:, 0]
-    if far.numel():
-        check_finite(op, name, x, first)
-    return far
 
 
 def closest_pairs(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

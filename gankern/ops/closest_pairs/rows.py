@@ -76,8 +76,23 @@ def sample(op: str, name: str, x: object) -> Tensor:
         else:
             x = torch.from_numpy(x)
     rows = _checks.tensor(op, name, x).detach()
-    if rows.dtype not in _DTYPES:
-        raise TypeError(f"{op}: {name} must be float32, float64, bfloat16, float16 or uint8, got {rows.dtype}")
-    if rows.dim() == 0:
-        raise ValueError(f"{op}: {name} must have shape (N, ...), got a scalar")
+    check_sample(op, name, rows)
     return rows
+
+
+def check_sample(op: str, name: str, x: Tensor) -> None:
+    """Raises unless x is (N, ...) of a supported dtype."""
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{op}: {name} must be float32, float64, bfloat16, float16 or uint8, got {x.dtype}")
+    if x.dim() == 0:
+        raise ValueError(f"{op}: {name} must have shape (N, ...), got a scalar")
+
+
+def check_same_rows(x: Tensor, y: Tensor) -> None:
+    """Raises unless the rows of y may be neighbours of those of x."""
+    if y.dtype != x.dtype:
+        raise TypeError(f"nearest: y must be {x.dtype} as x is, got {y.dtype}")
+    if y.device != x.device:
+        raise ValueError(f"nearest: y must be on {x.device} as x is, got {y.device}")
+    if y.shape[1:].numel() != x.shape[1:].numel():
+        raise ValueError(f"nearest: y must have {x.shape[1:].numel()} elements per row as x has, got {tuple(y.shape)}")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gankern.backend import operator, pick
 from gankern.ops import _checks
-from gankern.ops.closest_pairs.rows import sample
+from gankern.ops.closest_pairs.rows import check_same_rows, sample
 from gankern.ops.nearest import op as _op
 
 
@@ -37,14 +37,7 @@ def nearest(x: Any, y: Any = None, k: int = 1) -> tuple[Tensor, Tensor]:
     others = None if y is None else sample("nearest", "y", y)
     wanted = _checks.positive("nearest", "k", k)
     if others is not None:
-        if others.dtype != rows.dtype:
-            raise TypeError(f"nearest: y must be {rows.dtype} as x is, got {others.dtype}")
-        if others.device != rows.device:
-            raise ValueError(f"nearest: y must be on {rows.device} as x is, got {others.device}")
-        if others.shape[1:].numel() != rows.shape[1:].numel():
-            raise ValueError(
-                f"nearest: y must have {rows.shape[1:].numel()} elements per row as x has, got {tuple(others.shape)}"
-            )
+        check_same_rows(rows, others)
     available = max(rows.shape[0] - 1, 0) if others is None else others.shape[0]
     if wanted > available:
         raise ValueError(f"nearest: k must be at most the {available} rows available, got {k}")

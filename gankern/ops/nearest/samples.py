@@ -22,19 +22,20 @@ def _sample(n: int, m: int | None, d: int, k: int, make: Make, *tags: str) -> Sa
 
 
 SAMPLES = (
-    _sample(20, 30, 10, 2, gaussian, "test"),
-    _sample(150, None, 60, 3, gaussian, "test"),
-    _sample(90, 160, 200, 5, decaying, "test"),
-    _sample(120, None, 30, 8, ties, "test"),
-    _sample(110, 130, 140, 1, offset, "test"),
+    _sample(20, 30, 10, 2, gaussian, "test", "interpret"),
+    _sample(150, None, 60, 3, gaussian, "test", "interpret"),
+    _sample(90, 160, 200, 5, decaying, "test", "interpret"),
+    _sample(120, None, 30, 8, ties, "test", "interpret"),
+    _sample(110, 130, 140, 1, offset, "test", "interpret"),
     _sample(2000, None, 512, 1, gaussian, "bench"),
 )
 
 EDGES = (
-    *(_sample(n, None, 4, 1, gaussian, "test") for n in (2, 3, 13)),
-    *(_sample(n, 100, 7, 2, gaussian, "test") for n in (0, 1, 47, 48, 49, 192, 193)),
+    *(_sample(n, None, 4, 1, gaussian, "test", "interpret") for n in (2, 3, 13)),
+    *(_sample(n, 100, 7, 2, gaussian, "test", "interpret") for n in (0, 1, 127, 129)),
+    *(_sample(n, 100, 7, 2, gaussian, "test") for n in (47, 48, 49, 192, 193)),
     *(_sample(70, m, 9, 1, gaussian, "test") for m in (1, 2, 95, 97, 193, 385)),
-    *(_sample(70, 90, d, 4, gaussian, "test") for d in (0, 1, 17, 128, 129)),
+    *(_sample(70, 90, d, 4, gaussian, "test", "interpret") for d in (0, 1, 17, 128, 129)),
     *(_sample(80, 90, 20, k, gaussian, "test") for k in (1, 44, 45, 90)),
 )
 
@@ -60,6 +61,15 @@ def cost(arguments: tuple[Any, ...], order: str, device: str) -> Cost:
     return Cost(x.element_size() * (x.numel() + others), pairs * x[:1].numel())
 
 
+def baseline(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """What users type where all distances fit in memory."""
+    distance = torch.cdist(x, x if y is None else y)
+    if y is None:
+        distance = distance.fill_diagonal_(torch.inf)
+    best = distance.topk(k, largest=False)
+    return best.values, best.indices
+
+
 SPEC = OpSpec(
     name="nearest",
     call=nearest,
@@ -71,4 +81,5 @@ SPEC = OpSpec(
     generate=generate,
     cost=cost,
     edges=EDGES,
+    baseline=baseline,
 )
