@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gankern.nn.utils import SpectralNormGroup
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +31,7 @@ from torch.utils.flop_counter import flop_registry
 from gankern.bench import environment
 from gankern.bench.report import save, seconds
 from gankern.nn import MinibatchDiscrimination
+from gankern.nn.utils import SpectralNormGroup
 from gankern.training import Recipe, Step, Trainer, recipes
 from gankern.training.data import Source
 

@@ -38,7 +38,7 @@ class Call {
     p_.total_rows = (p_.groups - 1) * p_.n + p_.rows(p_.groups - 1);
     tile_rows_ = tile_rows(p_.c, lanes_ * sizeof(T));
     const int64_t tiles = tile_count(p_.rows(0), tile_rows_);
-    compensated_ = compensated(tiles);
+    compensated_ = compensated(tile_count(p_.n, tile_rows_));  // additions to each total, folded or not
     const int64_t part_bytes = p_.total_rows * (p_.c + 1) * lanes_ * static_cast<int64_t>(sizeof(T));
     p_.parts = part_count(p_.n, p_.groups, tile_pairs(tiles, p_.groups > 1 ? 1 : p_.fold),
                           compensated_ ? 2 * part_bytes : part_bytes);
