@@ -73,7 +73,7 @@ def test_sngan_follows_the_table():
         (256, 4, 2),
         (512, 3, 1),
     ]
-    assert critic.layers[-1].in_features == 512 * 16
+    assert critic.score.in_features == 512 * 16
 
 
 def test_minibatch_discrimination_couples_the_samples_of_a_batch():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 import gankern.nn as gnn
@@ -57,7 +58,8 @@ class SNGANCritic(nn.Module):
     Args:
         shape: (channels, size, size) of the image.
         width: features at full size, 64 in the table; each halving doubles them.
-        kernels: features of minibatch discrimination (Salimans et al. 2016) beside the last map; 0 for none.
+        kernels: features of minibatch discrimination (Salimans et al. 2016), of the last map averaged over its
+            pixels; the dense layer sees them beside the map. 0 for none.
         kernel_dim: their dimension.
 
     Shape:
@@ -73,12 +75,17 @@ class SNGANCritic(nn.Module):
             layers += [nn.Conv2d(features, features, 4, 2, 1), nn.LeakyReLU(SLOPE)]
             inside, features = features, 2 * features
         layers += [nn.Conv2d(inside, features, 3, 1, 1), nn.LeakyReLU(SLOPE)]
-        layers.append(nn.Flatten())
-        if kernels:
-            layers.append(gnn.MinibatchDiscrimination(features * 16, kernels, kernel_dim, init="salimans"))
-        self.layers = nn.Sequential(*layers, nn.Linear(features * 16 + kernels, 1))
+        self.layers = nn.Sequential(*layers)
+        self.minibatch = (
+            gnn.MinibatchDiscrimination(features, kernels, kernel_dim, init="salimans") if kernels else None
+        )
+        self.score = nn.Linear(features * 16 + (features + kernels if kernels else 0), 1)
         normal_weights(self, STD)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images."""
-        return self.layers(x).flatten()
+        found = self.layers(x)
+        parts = [found.flatten(1)]
+        if self.minibatch is not None:
+            parts.append(self.minibatch(found.mean((2, 3))))
+        return self.score(torch.cat(parts, 1)).flatten()

@@ -25,7 +25,7 @@ class SNGANGP(Recipe):
 
     paper = "Miyato et al. 2018, arXiv:1802.05957; Gulrajani et al. 2017, arXiv:1704.00028"
 
-    steps: int = 3000
+    steps: int = 2000
     generator_lr: float = 5e-4
     critic_lr: float = 1e-3
     anneal: bool = True
@@ -33,7 +33,7 @@ class SNGANGP(Recipe):
     penalty_every: int = 1
     target: float = 1.0
     width: int = 32
-    kernels: int = 32
+    kernels: int = 100
     kernel_dim: int = 5
 
     def networks(self, shape: Sequence[int]) -> tuple[nn.Module, nn.Module]:
