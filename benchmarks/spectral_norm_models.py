@@ -1,30 +1,32 @@
 """Whole discriminators: all normalised weights forward and backward, as a model sees them.
 
 `python -m benchmarks.spectral_norm_models [--json FILE]` times, interleaved in one run, `group_spectral_norm`, our
-single layers, and torch's parametrization, eager and compiled, on the weights of each discriminator; then each layer
-alone. The bytes that an implementation moves are counted from its passes over the weights: torch's kernels make 5
+single layers, and torch's parametrization, eager and compiled, on the weights of each discriminator; then each distinct
+layer alone. The bytes that an implementation moves are counted from its passes over the weights: torch's kernels make 5
 forward (three products, then a read and a write to divide) and 16 backward; 7 in all are needed: one product, a read
-and a write to divide, two reads to reduce, a read and a write to apply.
+and a write to divide, two reads to reduce, a read and a write to apply. What torch.compile fuses is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from gankern.bench import environment, save
 from gankern.nn import utils
 from gankern.ops.spectral_norm.samples import BIGGAN_128, DCGAN_32, SNGAN_32
 
 PASSES_NEEDED, PASSES_TORCH = 7, 21
+PROVIDERS = ("torch", "torch-compiled", "ours-single", "ours-group")
 MODELS = {"sngan-32": SNGAN_32, "dcgan-32": DCGAN_32, "biggan-128": BIGGAN_128}
 
 
@@ -43,10 +45,12 @@ def weights_of(layers: nn.ModuleList) -> list[Tensor]:
     return [layer.weight for layer in layers]
 
 
-def providers(shapes: Sequence[tuple[int, ...]]) -> dict[str, tuple[Callable[[], list[Tensor]], list[Tensor]]]:
+def providers(
+    shapes: Sequence[tuple[int, ...]], names: Sequence[str] = PROVIDERS
+) -> dict[str, tuple[Callable[[], list[Tensor]], list[Tensor]]]:
     """By name: a function that gives all normalised weights, and the original weights."""
     made = {}
-    for name in ("torch", "torch-compiled", "ours-single", "ours-group"):
+    for name in names:
         torch.manual_seed(0)
         layers = model(shapes)
         if name == "ours-group":
@@ -61,7 +65,7 @@ def providers(shapes: Sequence[tuple[int, ...]]) -> dict[str, tuple[Callable[[],
     return made
 
 
-def measure(shapes: Sequence[tuple[int, ...]], seconds: float) -> dict[str, float]:
+def measure(shapes: Sequence[tuple[int, ...]], seconds: float, names: Sequence[str] = PROVIDERS) -> dict[str, float]:
     """Median seconds of forward and backward, by provider; each was warmed up, and its gradients checked."""
     upstream = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
 
@@ -73,7 +77,7 @@ def measure(shapes: Sequence[tuple[int, ...]], seconds: float) -> dict[str, floa
         del gradients
         return taken
 
-    made = providers(shapes)
+    made = providers(shapes, names)
     times: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(2):  # every provider has iterated equally often when its gradients are compared
         expected: list[Tensor] = []
@@ -94,38 +98,53 @@ def measure(shapes: Sequence[tuple[int, ...]], seconds: float) -> dict[str, floa
     return {name: statistics.median(found) for name, found in times.items()}
 
 
+def row(case: str, shapes: Sequence[tuple[int, ...]], provider: str, times: dict[str, float]) -> dict[str, Any]:
+    """A row of the result file: times in seconds; ratios are the peer's time over ours."""
+    needed = PASSES_NEEDED * sum(4 * torch.Size(shape).numel() for shape in shapes)
+    found: dict[str, Any] = {"case": case, "provider": provider, "median": times[provider], "bytes_needed": needed}
+    if provider != "torch-compiled":
+        passes = PASSES_NEEDED if provider.startswith("ours") else PASSES_TORCH
+        found["bytes_moved"] = needed * passes // PASSES_NEEDED
+    if provider.startswith("ours"):
+        found["ratios"] = {
+            peer: taken / times[provider] for peer, taken in times.items() if not peer.startswith("ours")
+        }
+    return found
+
+
+def show(found: dict[str, Any]) -> str:
+    """The row as a line of the table."""
+    moved = f"{found['bytes_moved'] / found['bytes_needed']:.1f}" if "bytes_moved" in found else "-"
+    rate = found["bytes_needed"] / found["median"] / 1e9
+    ratios = ", ".join(f"{ratio:.1f}x {peer}" for peer, ratio in found.get("ratios", {}).items())
+    return (
+        f"  {found['provider']:15} {1e3 * found['median']:9.3f} ms  moved/needed {moved:>3}  {rate:6.1f} GB/s  {ratios}"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.spectral_norm_models", description=__doc__)
     parser.add_argument("--model", choices=list(MODELS), action="append", help="default: all")
-    parser.add_argument("--layers", action="store_true", help="each distinct layer alone, too")
+    parser.add_argument("--no-layers", action="store_true", help="whole models alone")
     parser.add_argument("--seconds", type=float, default=20.0, help="per model (default 20)")
     parser.add_argument("--json", metavar="FILE", help="write a result file")
     arguments = parser.parse_args(argv)
-    rows = []
+    cases: list[tuple[str, Sequence[tuple[int, ...]], float, Sequence[str]]] = []
     for name in arguments.model or list(MODELS):
-        cases = [(name, MODELS[name])]
-        if arguments.layers:
-            cases += [(f"{name} {shape}", (shape,)) for shape in dict.fromkeys(MODELS[name])]
-        for label, shapes in cases:
-            size = sum(4 * torch.Size(shape).numel() for shape in shapes)
-            times = measure(shapes, arguments.seconds if label == name else arguments.seconds / 10)
-            print(f"{label}: {size / 4e6:.3g} M weights, {PASSES_NEEDED * size / 1e6:.3g} MB needed")
-            for provider, taken in times.items():
-                ours = provider.startswith("ours")
-                moved = (
-                    ""
-                    if provider == "torch-compiled"
-                    else f"{(PASSES_NEEDED if ours else PASSES_TORCH) / PASSES_NEEDED:.1f}x"
-                )
-                peers = [f"{times[peer] / taken:.1f}x {peer}" for peer in ("torch", "torch-compiled") if ours]
-                print(
-                    f"  {provider:15} {1e3 * taken:9.3f} ms   moved/needed {moved or '-':5} {', '.join(peers)}",
-                    flush=True,
-                )
-                rows.append({"case": label, "bytes": size, "provider": provider, "median": taken})
+        cases.append((name, MODELS[name], arguments.seconds, PROVIDERS))
+        layers = [] if arguments.no_layers else dict.fromkeys(MODELS[name])
+        cases += [(f"{name} {shape}", (shape,), arguments.seconds / 40, ("torch", "ours-single")) for shape in layers]
+    rows = []
+    for case, shapes, seconds, names in cases:
+        times = measure(shapes, seconds, names)
+        rows += [row(case, shapes, name, times) for name in names]
+        print(f"{case}: {rows[-1]['bytes_needed'] / 1e6:.4g} MB needed")
+        print("\n".join(map(show, rows[-len(names) :])), flush=True)
     if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, file, indent=1)
+        save(
+            arguments.json,
+            {"schema": "spectral_norm_models 1", "environment": environment.describe("cpu"), "rows": rows},
+        )
     return 0
 
 

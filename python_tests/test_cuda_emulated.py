@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from gankern.ops._samples import OpSpec
 
@@ -51,12 +52,11 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(function: str, arguments: tuple[object, ...], backend: str = "cuda") -> tuple[Tensor, ...]:
-    out = getattr(getattr(torch.ops, f"gankern_{backend}"), function)(*arguments)
-    return (out,) if isinstance(out, Tensor) else out
+    return tuple(tree_leaves(getattr(getattr(torch.ops, f"gankern_{backend}"), function)(*arguments)))
 
 
 def cast(arguments: tuple[object, ...], dtype: torch.dtype) -> tuple[object, ...]:
-    return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in arguments)
+    return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) else x, arguments)
 
 
 def strided(arguments: tuple[object, ...]) -> tuple[object, ...]:
@@ -67,7 +67,7 @@ def strided(arguments: tuple[object, ...]) -> tuple[object, ...]:
         view = wide.movedim(-1, 0)[: x.shape[0]]
         return view.copy_(x)
 
-    return tuple(other(x) if isinstance(x, Tensor) else x for x in arguments)
+    return tree_map(lambda x: other(x) if isinstance(x, Tensor) else x, arguments)
 
 
 def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
@@ -75,13 +75,17 @@ def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
 
 
 def agree(function: str, arguments: tuple[object, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Runs a function; its error may be twice that of plain torch in the same dtype, plus a rounding floor."""
-    arguments = cast(arguments, dtype)
+    """Runs a function; its error may be twice that of plain torch in the same dtype, plus a rounding floor.
+
+    Arguments in float64 are cast; a float32 argument of a half op is an intermediate result in its own dtype.
+    """
+    if not any(isinstance(x, Tensor) and x.dtype == dtype for x in tree_leaves(arguments)):
+        arguments = cast(arguments, dtype)
     got, plain = run(function, arguments), run(function, arguments, "reference")
     exact = run(function, cast(arguments, torch.float64), "reference")
     for ours, torchs, truth in zip(got, plain, exact, strict=True):
         assert ours.shape == truth.shape
-        assert ours.dtype == dtype
+        assert ours.dtype == torchs.dtype
         finite = torch.isfinite(torchs)
         assert torch.equal(torch.isnan(ours), torch.isnan(torchs))
         assert torch.equal(ours[torch.isinf(torchs)], torchs[torch.isinf(torchs)])

@@ -147,8 +147,11 @@ def generate(draw: Draw) -> tuple[Any, ...]:
             shape = (*shape[:-1], 2)
         weights.append(_representable(draw.tensor(shape)))
         dims.append(draw.integer(0, len(shape) - 1))
+    n = draw.integer(0, 3)
     vectors = [_representable(draw.tensor((length,))) for length in plain.sizes(weights, dims)]
-    return weights, vectors[::2], vectors[1::2], dims, draw.integer(0, 3), 1e-12
+    if n == 0:  # no iteration divides their length out
+        vectors = [x / max(float(x.abs().nan_to_num(0.0, 0.0, 0.0).sum()), 1.0) for x in vectors]
+    return weights, vectors[::2], vectors[1::2], dims, n, 1e-12
 
 
 def cost(arguments: tuple[Any, ...], order: str, device: str) -> Cost:
