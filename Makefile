@@ -8,7 +8,7 @@ NATIVE := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*) CMakeLists.txt setup.py pypro
 
 .PHONY: help env build demo test slow gates lint types format sanitize nightly benchmark clean
 help:
-	@echo "make demo      build, then see it work"
+	@echo "make demo      build, then train a GAN on handwritten digits (minutes)"
 	@echo "make test      the test suite (minutes)"
 	@echo "make slow      tests marked slow        make gates     compile every GPU kernel ahead of time"
 	@echo "make lint      ruff, clang-format       make types     mypy"
@@ -33,7 +33,7 @@ build: build/stamp
 
 demo: build
 	@$(BIN)/gankern info
-	@$(BIN)/gankern bench minibatch_l1
+	@$(BIN)/gankern train
 
 test: build
 	@GANKERN_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -m "not slow and not gate and not nightly"

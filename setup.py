@@ -1,13 +1,13 @@
 """Builds gankern's native libraries by calling CMake; pyproject.toml says all the rest.
 
-Without a C++ compiler, CMake, Ninja or torch's headers the result is a working pure-Python package, which says
-what is missing (`gankern info`). GANKERN_REQUIRE_NATIVE=1 turns every such gap into a build error,
-GANKERN_CUDA=1|0 forces the CUDA library on or off, GANKERN_BUILD_DIR keeps the build tree elsewhere, and
-GANKERN_CMAKE_ARGS passes more arguments to CMake.
+Without a C++ compiler, CMake, Ninja or torch's headers the result is a working pure-Python package, which says what
+is missing (`gankern info`). GANKERN_REQUIRE_NATIVE=1 makes such a gap a build error, GANKERN_CUDA=1|0 forces the CUDA
+library on or off, GANKERN_BUILD_DIR keeps the build tree elsewhere, GANKERN_CMAKE_ARGS is passed on to CMake.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -30,10 +30,9 @@ class Missing(Exception):
 def find_program(name: str) -> str:
     """The program from PyPI's package beside this interpreter, else from PATH."""
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
-        raise Missing(f"{name} was not found (pip install {name})")
-    return found
+    if found := str(beside) if beside.exists() else shutil.which(name):
+        return found
+    raise Missing(f"{name} was not found (pip install {name})")
 
 
 def find_torch() -> Path:
@@ -46,9 +45,15 @@ def find_torch() -> Path:
     return folder
 
 
+def setting(variable: str) -> str:
+    value = os.environ.get(variable, "")
+    if value not in ("", "0", "1"):
+        raise SystemExit(f"gankern: {variable}: expected 0, 1; got {value!r}")
+    return value
+
+
 def wants_cuda() -> bool:
-    forced = os.environ.get("GANKERN_CUDA", "")
-    if forced in ("0", "1"):
+    if forced := setting("GANKERN_CUDA"):
         return forced == "1"
     probe = "import torch, sys; sys.exit(0 if torch.version.cuda else 1)"
     has_cuda = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode == 0
@@ -62,45 +67,51 @@ class CMakeBuild(build_ext):
         in_place = self.inplace or getattr(self, "editable_mode", False)
         output = (ROOT if in_place else Path(self.build_lib).resolve()) / "gankern"
         output.mkdir(parents=True, exist_ok=True)
-        report = {"native": "", "cuda": ""}
+        required, wanted = setting("GANKERN_REQUIRE_NATIVE") == "1", wants_cuda()
+        native, cuda = "", "not built: torch has no CUDA or nvcc was not found (GANKERN_CUDA=1 forces it)"
         try:
-            report["cuda"] = self.cmake(output)
+            self.cmake(output, cuda=wanted)
+            cuda = "" if wanted else cuda
         except Missing as reason:
-            if os.environ.get("GANKERN_REQUIRE_NATIVE") == "1":
-                raise SystemExit(f"gankern: GANKERN_REQUIRE_NATIVE=1, but {reason}") from None
-            report = {"native": str(reason), "cuda": str(reason)}
-            print(f"gankern: pure-Python install: {reason}", file=sys.stderr)
-        (output / "_build.json").write_text(json.dumps(report, indent=2) + "\n")
+            native = cuda = str(reason)
+        if native and wanted:  # the CPU's libraries must not be lost with a CUDA build that failed
+            with contextlib.suppress(Missing):
+                self.cmake(output, cuda=False)
+                native = ""
+        # What an earlier build left must not be loaded in the place of what this one could not make.
+        for pattern in ["libgankern_cuda.so"] * bool(cuda) + ["libgankern*.so", "_host*.so"] * bool(native):
+            for path in output.glob(pattern):
+                path.unlink()
+        if missing := native or (cuda if wanted else ""):
+            if required:
+                raise SystemExit(f"gankern: GANKERN_REQUIRE_NATIVE=1, but {missing}")
+            print(f"gankern: {'pure-Python install' if native else 'no CUDA library'}: {missing}", file=sys.stderr)
+        (output / "_build.json").write_text(json.dumps({"native": native, "cuda": cuda}, indent=2) + "\n")
 
-    def cmake(self, output: Path) -> str:
+    def cmake(self, output: Path, cuda: bool) -> None:
         cmake, ninja, torch = find_program("cmake"), find_program("ninja"), find_torch()
         if not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
             raise Missing("no C++ compiler was found (install g++ or set CXX)")
-        cuda = wants_cuda()
         if cuda and shutil.which("nvcc") is None:
             raise Missing("GANKERN_CUDA=1 needs nvcc on PATH")
         build = Path(os.environ.get("GANKERN_BUILD_DIR") or ROOT / "build/cmake").resolve()
-        build.mkdir(parents=True, exist_ok=True)
         options = [f"-DGANKERN_OUTPUT={output}", f"-DGANKERN_TORCH={torch}", f"-DGANKERN_CUDA={int(cuda)}"]
         options += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         pybind11 = importlib.util.find_spec("pybind11")
         if pybind11 is not None and pybind11.origin is not None:
             options.append(f"-Dpybind11_DIR={Path(pybind11.origin).parent / 'share/cmake/pybind11'}")
         options += shlex.split(os.environ.get("GANKERN_CMAKE_ARGS", ""))
-        for command in (
-            [cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options],
-            [cmake, "--build", str(build)],
-        ):
+        configure = [cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options]
+        for command in (configure, [cmake, "--build", str(build)]):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             sys.stdout.write(done.stdout)
             sys.stderr.write(done.stderr)
             if done.returncode:
-                tail = (done.stdout + done.stderr).strip()[-1500:]
-                raise Missing(f"the native build failed; the end of its output:\n{tail}")
-        return "" if cuda else "not built: torch has no CUDA or nvcc was not found (GANKERN_CUDA=1 forces it)"
+                end = (done.stdout + done.stderr).strip()[-1500:]
+                raise Missing(f"the native build failed; the end of its output:\n{end}")
 
     def get_outputs(self) -> list[str]:
-        return []
+        return []  # setuptools knows none of CMake's files
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

@@ -36,7 +36,9 @@ done
 [ -n "$out" ] || die "usage: benchmarks/gpu_pass.sh OUT_DIR [--part tests|sanitize|bench] [--wheels DIR]"
 case $part in all | tests | sanitize | bench) ;; *) die "--part: expected tests, sanitize or bench, got $part" ;; esac
 [ -z "$wheels" ] || [ -d "$wheels" ] || die "--wheels: $wheels is not a folder"
+[ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd) || die "--wheels: $wheels cannot be entered"
 command -v "$python" >/dev/null || die "no $python: set PYTHON"
+case $python in /*) ;; */*) python=$PWD/$python ;; esac
 nvidia-smi -L 2>/dev/null | grep -q GPU || die "no GPU: nvidia-smi lists none"
 export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 command -v nvcc >/dev/null || die "no nvcc on PATH"
@@ -71,14 +73,16 @@ step() {
 # limit ALL ALONE: seconds for a step when every part runs, and when its part runs alone.
 limit() { if [ "$part" = all ]; then echo "$1"; else echo "$2"; fi; }
 
-has() { "$python" -c "import $1" 2>/dev/null; }
+has() { "$python" -c "import $1" >/dev/null 2>&1; }
 
 missing=()
 for package in setuptools cmake ninja pybind11 pytest hypothesis; do
   has "$package" || { [ "$package" != pytest ] && command -v "$package" >/dev/null; } || missing+=("$package")
 done
-if [ ${#missing[@]} -gt 0 ] && [ -n "$wheels" ]; then
-  step install 30 "$python" -m pip install --no-index --find-links "$wheels" --break-system-packages "${missing[@]}"
+if [ ${#missing[@]} -gt 0 ]; then
+  [ -n "$wheels" ] || die "missing packages: ${missing[*]} (install them, or name a folder of wheels with --wheels)"
+  step install 30 "$python" -m pip install --no-index --find-links "$wheels" --break-system-packages "${missing[@]}" ||
+    die "could not install ${missing[*]} from $wheels (see $out/logs.txt)"
 fi
 
 # Ops by discovery; each has a result file of its own. Peers are measured where they are installed.

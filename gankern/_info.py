@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gankern import _libraries
+from gankern import _environment, _libraries
 from gankern._version import __version__
 from gankern.backend import BACKENDS, OPS, pick
 
@@ -47,6 +47,25 @@ def _devices() -> list[dict[str, Any]]:
     return devices
 
 
+def _reasons() -> dict[str, str]:
+    """Why each backend cannot run here; an empty string where it can."""
+    reasons = {name: _libraries.absent[name] for name in BACKENDS}
+    for name in ("triton", "cuda"):
+        if not reasons[name] and not (name == "triton" and _libraries.interpreted()) and not torch.cuda.is_available():
+            reasons[name] = "no GPU was found"
+    return reasons
+
+
+def _picked(op: str, warnings: list[str]) -> str | None:
+    if _environment.problems:
+        return None
+    try:
+        return pick(op, torch.empty(0))
+    except RuntimeError as error:
+        warnings.append(str(error))
+        return None
+
+
 def info() -> dict[str, Any]:
     """Versions, devices and backends, as a dictionary that JSON can hold.
 
@@ -54,20 +73,17 @@ def info() -> dict[str, Any]:
         `gankern`, `python`, `torch`, `triton`, `numpy`: versions (None where absent); `cuda`: torch's CUDA version or
         None; `devices`: one entry per device, the CPU first, with its instruction set (`isa`); `backends`: for each
         backend `available` and the `reason` where it is not; `ops`: for each op, which backends have kernels of it
-        and which one "auto" picks on the CPU; `warnings`: what is wrong with the GANKERN_* environment.
+        and which one runs on the CPU (None where none can, with the reason in `warnings`); `warnings`: what is wrong
+        with the GANKERN_* environment.
     """
-    warnings = []
-    if _libraries.host and _libraries.host.isa_environment_error():
-        warnings.append(_libraries.host.isa_environment_error())
-    backends = {
-        name: {"available": not _libraries.absent[name], "reason": _libraries.absent[name] or None} for name in BACKENDS
-    }
+    warnings = list(_environment.problems)
+    backends = {name: {"available": not reason, "reason": reason or None} for name, reason in _reasons().items()}
     ops = {}
     for name, op in sorted(OPS.items()):
         ops[name] = {
             "backends": [backend for backend in BACKENDS if not op.absent[backend]],
             "absent": {backend: reason for backend, reason in op.absent.items() if reason},
-            "cpu": pick(name, torch.empty(0)),
+            "cpu": _picked(name, warnings),
             "cuda": op.gpu_default,
         }
     return {

@@ -66,11 +66,12 @@ def interpreted() -> bool:
 
 
 def _why_no_triton() -> str:
+    # CUDA is not asked for a device here: that would initialise its driver at import, before a fork perhaps.
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if interpreted() or torch.cuda.is_available():
+    if interpreted() or torch.version.cuda or torch.version.hip:
         return ""
-    return "no CUDA device (TRITON_INTERPRET=1 runs Triton kernels on CPU tensors, slowly)"
+    return "this torch was built without a GPU (TRITON_INTERPRET=1 runs Triton kernels on CPU tensors, slowly)"
 
 
 absent["triton"] = _why_no_triton()

@@ -9,7 +9,6 @@ autograd Functions, which call the operators of that backend at every order.
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,25 +17,12 @@ from typing import Any
 
 import torch
 
-from gankern import _libraries
-
-BACKENDS = ("native", "triton", "cuda", "reference")
+from gankern import _environment, _libraries
+from gankern._environment import AUTO as _AUTO
+from gankern._environment import BACKENDS
 
 #: Native kernels exist for these dtypes on the CPU; GANKERN_REQUIRE_NATIVE=1 is about them.
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-_AUTO = "auto"
-
-
-def _from_environment() -> str:
-    name = os.environ.get("GANKERN_BACKEND", _AUTO) or _AUTO
-    if name != _AUTO and name not in BACKENDS:
-        raise ValueError(f"GANKERN_BACKEND: expected auto, {', '.join(BACKENDS)}; got {name!r}")
-    return name
-
-
-_default = _from_environment()
-_require_native = os.environ.get("GANKERN_REQUIRE_NATIVE", "") == "1"
 
 
 class _Forced(threading.local):
@@ -197,10 +183,13 @@ def pick(op: str, x: torch.Tensor) -> str:
     """The backend that runs `op` for tensors like `x`: the forced one, else the best that can.
 
     Raises:
+        ValueError: a GANKERN_* variable has a value that means nothing.
         RuntimeError: a forced backend cannot run it, or GANKERN_REQUIRE_NATIVE=1 and a CPU op is not native.
     """
+    if _environment.complaint:
+        raise ValueError(_environment.complaint)
     device_type, dtype = x.device.type, x.dtype
-    name = _forced.name or _default
+    name = _forced.name or _environment.default_backend
     if name != _AUTO:
         reason = "" if device_type == "meta" else why_not(op, name, device_type, dtype)
         if reason:
@@ -212,7 +201,7 @@ def pick(op: str, x: torch.Tensor) -> str:
     if device_type != "cpu":
         return "reference"
     reason = why_not(op, "native", device_type, dtype)
-    if reason and _require_native and dtype in FLOATING:
+    if reason and _environment.require_native and dtype in FLOATING:
         raise RuntimeError(f"{op}: GANKERN_REQUIRE_NATIVE=1, but the native backend cannot run {dtype}: {reason}")
     return "reference" if reason else "native"
 

@@ -12,6 +12,7 @@ from gankern._info import info
 from gankern._version import __version__
 from gankern.bench import command as bench
 from gankern.diagnostics import command as birthday
+from gankern.training import command as train
 
 
 def _print_info(arguments: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def _print_table(report: dict[str, Any]) -> None:
         print(f"{name:10} {'available' if entry['available'] else 'absent: ' + entry['reason']}")
     print()
     for name, entry in report["ops"].items():
-        print(f"{name:16} cpu: {entry['cpu']}, cuda: {entry['cuda']}, kernels: {', '.join(entry['backends'])}")
+        print(f"{name:16} cpu: {entry['cpu'] or '-'}, cuda: {entry['cuda']}, kernels: {', '.join(entry['backends'])}")
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(run=_print_info)
 
+    train.add_subcommand(commands)
     birthday.add_subcommand(commands)
     bench.add_subcommand(commands)
     return parser

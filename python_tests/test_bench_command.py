@@ -30,6 +30,7 @@ def _rough_ceilings(monkeypatch):
         (["minibatch_l1", "--providers", ""], "--providers names none of minibatch_l1: expected eager"),
         (["minibatch_l1", "--rounds", "0"], "--rounds must be at least 1"),
         (["minibatch_l1", "--json", ""], "--json: '' is no file name"),
+        (["minibatch_l1", "--png", "/proc/nowhere/a.png"], "--png: "),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message):
@@ -103,3 +104,11 @@ def test_wrong_own_numbers_fail_the_command(monkeypatch, capsys):
     monkeypatch.setattr(command, "all_providers", lambda *_: [wrong])
     assert benchmarks_run.main(["--op", "minibatch_l1", "--sample", "20x3x40", "--order", "fwd", "--no-memory"]) == 1
     assert "gankern-broken  wrong: error" in capsys.readouterr().out
+
+
+def test_a_picture_on_request(tmp_path, capsys):
+    path = tmp_path / "a.png"
+    arguments = ["--sample", "20x3x40", "--providers", "eager,gankern-native", "--rounds", "3", "--png", str(path)]
+    assert cli.main(["bench", "minibatch_l1", *arguments]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert f"picture {path}" in capsys.readouterr().out

@@ -95,3 +95,38 @@ def test_a_broken_compiler_leaves_a_working_package_with_the_end_of_its_output(s
     done = build(source, CXX=str(broken), GANKERN_BUILD_DIR=str(tmp_path / "build"))
     assert done.returncode == 0, done.stderr
     assert "the native build failed" in json.loads((source / "gankern/_build.json").read_text())["native"]
+
+
+def test_an_older_build_is_not_left_in_the_place_of_one_that_failed(source: Path, tmp_path: Path) -> None:
+    stale = [source / "gankern" / name for name in ("libgankern_native.so", "libgankern_core.so", "libgankern_cuda.so")]
+    for path in stale:
+        path.write_text("old")
+    done = build(source, PATH=str(tmp_path), GANKERN_BUILD_DIR=str(tmp_path / "build"))
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in stale if path.exists()]
+
+
+@pytest.mark.parametrize("variable", ["GANKERN_CUDA", "GANKERN_REQUIRE_NATIVE"])
+def test_a_build_variable_that_means_nothing(source: Path, tmp_path: Path, variable: str) -> None:
+    done = build(source, PATH=str(tmp_path), GANKERN_BUILD_DIR=str(tmp_path / "build"), **{variable: "yes"})
+    assert done.returncode != 0
+    assert f"{variable}: expected 0, 1; got 'yes'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_broken_nvcc_does_not_cost_the_cpu_libraries(source: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "nvcc"
+    broken.write_text("#!/bin/sh\necho this nvcc is broken >&2\nexit 1\n")
+    broken.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    options = {"PATH": path, "CUDACXX": str(broken), "GANKERN_CUDA": "1", "GANKERN_BUILD_DIR": str(tmp_path / "build")}
+    options["GANKERN_CMAKE_ARGS"] = "-DCMAKE_BUILD_TYPE=Debug"  # nothing is optimised: seconds, not a minute
+    done = build(source, **options)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((source / "gankern/_build.json").read_text())
+    assert report["native"] == ""
+    assert "the native build failed" in report["cuda"]
+    assert (source / "gankern/libgankern_native.so").exists()
+    done = build(source, **options, GANKERN_REQUIRE_NATIVE="1")
+    assert done.returncode != 0
+    assert "GANKERN_REQUIRE_NATIVE=1, but the native build failed" in done.stderr

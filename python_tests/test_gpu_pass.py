@@ -166,6 +166,19 @@ def test_wheels_are_installed_only_where_something_is_missing(machine, tmp_path)
     assert "pip install" not in machine.calls()
     machine(str(tmp_path / "out"), "--part", "bench", "--wheels", str(wheels), FAIL="import hypothesis")
     assert re.search(r"pip install --no-index .* hypothesis\n", machine.calls())
+    refused(machine(str(tmp_path / "out"), "--part", "bench", FAIL="import hypothesis"), "missing packages: hypothesis")
+
+
+def test_relative_folders_and_python(machine, tmp_path, monkeypatch):
+    """What is named from the caller's folder is found after the script has gone to its own."""
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "env").mkdir()
+    shutil.copy(tmp_path / "bin/python3", tmp_path / "env/python3")
+    monkeypatch.chdir(tmp_path)
+    done = machine("out", "--part", "bench", "--wheels", "wheels", FAIL="import hypothesis", PYTHON="env/python3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out/minibatch_l1.json").exists()
+    assert f"--find-links {tmp_path}/wheels" in machine.calls()
 
 
 def test_the_time_limits_add_up_to_ten_minutes():

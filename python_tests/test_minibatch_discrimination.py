@@ -185,7 +185,11 @@ def test_layer_with_few_rows(n):
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3", None])
 def test_layer_sizes(argument, value):
     sizes = {"in_features": 4, "num_kernels": 3, "kernel_dim": 2, argument: value}
-    with pytest.raises(ValueError, match=f"{argument} must be a positive int, got {value!r}"):
+    if type(value) is int:
+        expected, told = ValueError, f"{argument} must be at least 1, got {value}"
+    else:
+        expected, told = TypeError, f"{argument} must be an int, got {type(value).__name__}"
+    with pytest.raises(expected, match=told):
         MinibatchDiscrimination(**sizes)
 
 

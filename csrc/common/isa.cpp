@@ -21,13 +21,12 @@ Isa initial() {
   Isa level;
   if (!isa_parse(wanted, &level)) {
     std::snprintf(environment_error, sizeof environment_error,
-                  "GANKERN_ISA=%.40s is unknown: expected baseline, avx2 or avx512; using %s", wanted, isa_name(best));
+                  "GANKERN_ISA: expected baseline, avx2, avx512; got '%.40s'", wanted);
     return best;
   }
   if (!isa_supported(level)) {
     std::snprintf(environment_error, sizeof environment_error,
-                  "GANKERN_ISA=%s is not supported by this processor or build; using %s", isa_name(level),
-                  isa_name(best));
+                  "GANKERN_ISA: %s is not supported by this processor or build", isa_name(level));
     return best;
   }
   return level;

@@ -8,20 +8,31 @@
 namespace gankern::minibatch_l1 {
 
 // One call of a kernel handles one work item, a (part, group) pair; items are independent of each other. A group
-// is `lanes` neighbouring kernels b, one per vector lane. A part is a fixed run of the pairs of row tiles in the
-// upper triangle, each with partial results of its own. How work is cut depends on shapes and lanes alone, never
-// on threads: any schedule gives the same bits.
+// is `lanes` neighbouring kernels b, one per vector lane. A part is a fixed run of the group's pairs of row tiles,
+// with partial results of its own. How work is cut depends on shapes and lanes alone, never on threads: any
+// schedule gives the same bits.
+//
+// The last group is folded where its kernels fill half of the lanes or less: the lanes are `fold` slots, a vector
+// row r holds the rows r * fold + slot, and a pair of vector rows, one of them turned by some slots, is `fold` pairs.
 template <class T>
 struct Problem {
   int64_t n = 0;       // rows (samples)
   int64_t c = 0;       // kernel dimension
   int64_t groups = 0;  // ceil(B / lanes)
   int64_t parts = 0;
-  const T* m = nullptr;  // M  [groups][n][c][lanes]
-  const T* g = nullptr;  // upstream gradient G  [groups][n][lanes]; backward and double backward
-  const T* v = nullptr;  // cotangent V of dM  [groups][n][c][lanes]; double backward
-  T* out_n = nullptr;    // o or dG  [parts][groups][n][lanes]; forward and double backward
-  T* out_c = nullptr;    // dM  [parts][groups][n][c][lanes]; backward and double backward
+  int64_t fold = 1;
+  int64_t total_rows = 0;  // vector rows of all groups
+  const T* m = nullptr;    // M  [total_rows][c][lanes]
+  const T* g = nullptr;    // upstream gradient G  [total_rows][lanes]; backward and double backward
+  const T* v = nullptr;    // cotangent V of dM  [total_rows][c][lanes]; double backward
+  T* out_n = nullptr;      // o or dG  [parts][total_rows][lanes]; forward and double backward
+  T* out_c = nullptr;      // dM  [parts][total_rows][c][lanes]; backward and double backward
+  T* lost_n = nullptr;     // what rounding took from out_n, of its size, or null where totals are plain
+  T* lost_c = nullptr;
+  T* local = nullptr;  // [parts][groups][local_size()]: a tile pair's sums and turned rows
+
+  // Vector rows of a group, the first of which is row group * n.
+  int64_t rows(int64_t group) const { return group + 1 < groups ? n : (n + fold - 1) / fold; }
 };
 
 template <class T>
@@ -30,20 +41,38 @@ struct Kernels {
   void (*forward)(const Problem<T>&, int64_t item);
   void (*backward)(const Problem<T>&, int64_t item);
   void (*double_backward)(const Problem<T>&, int64_t item);
-  // Adds the parts of one group in order, into part 0: x is [parts][groups][run].
-  void (*add_parts)(T* x, int64_t parts, int64_t groups, int64_t run, int64_t group);
+  // x[k] += from[k] for k < count, a multiple of the lanes.
+  void (*add)(T* x, const T* from, int64_t count);
 };
 
-// Rows of a tile: all that one pair of tiles touches should stay in the L1 cache.
+// Rows of a tile: what one row of blocks touches again and again should stay in the L1 cache.
 static inline int64_t tile_rows(int64_t c, int64_t vector_bytes) {
-  const int64_t rows = 24576 / (2 * (c < 1 ? 1 : c) * vector_bytes) / 4 * 4;
+  const int64_t rows = 32768 / (2 * (c < 1 ? 1 : c) * vector_bytes) / 4 * 4;
   return rows < 8 ? 8 : rows > 64 ? 64 : rows;
 }
 
-// Pairs of tiles in the upper triangle, diagonal included.
-static inline int64_t tile_pairs(int64_t n, int64_t rows) {
-  const int64_t tiles = (n + rows - 1) / rows;
-  return tiles * (tiles + 1) / 2;
+static inline int64_t tile_count(int64_t n, int64_t rows) { return (n + rows - 1) / rows; }
+
+// Turns that a folded group's second tile takes: 0 pairs each slot with itself, the last one slots half way round.
+static inline int64_t turn_count(int64_t fold) { return fold / 2 + 1; }
+
+// Of slots paired with themselves or half way round, a triangle of the tile pairs holds each pair.
+static inline bool triangular(int64_t turn, int64_t fold) { return turn == 0 || 2 * turn == fold; }
+
+// Pairs of tiles in a group.
+static inline int64_t tile_pairs(int64_t tiles, int64_t fold) {
+  int64_t pairs = 0;
+  for (int64_t turn = 0; turn < turn_count(fold); ++turn) {
+    pairs += triangular(turn, fold) ? tiles * (tiles + 1) / 2 : tiles * tiles;
+  }
+  return pairs;
+}
+
+// Slots of a group of which `used` lanes are in use: as many as fit, while a few vector rows remain.
+static inline int64_t fold_of(int64_t n, int64_t used, int64_t lanes) {
+  int64_t fold = 1;
+  while (2 * fold * used <= lanes && 8 * fold <= n) fold *= 2;
+  return fold;
 }
 
 // Parts per group: enough items to balance many threads, few enough that zeroing and adding parts stays small and
@@ -53,6 +82,15 @@ static inline int64_t part_count(int64_t n, int64_t groups, int64_t pairs, int64
   int64_t parts = limits[0];
   for (int64_t limit : limits) parts = limit < parts ? limit : parts;
   return parts < 1 ? 1 : parts;
+}
+
+// Tiles from which on totals are compensated, so that errors do not grow with N; below, plain sums lose no more
+// than the tiles' own.
+static inline bool compensated(int64_t tiles) { return tiles > 16; }
+
+// Elements that an item needs: the sums of two tiles, and where tiles are turned, one turned tile.
+static inline int64_t local_size(int64_t c, int64_t rows, int64_t fold, int64_t lanes) {
+  return rows * lanes * (2 * (1 + c) + (fold > 1 ? 1 + 2 * c : 0));
 }
 
 }  // namespace gankern::minibatch_l1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--providers", help="comma-separated names; default: all")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, help="measure peak memory too")
     parser.add_argument("--json", metavar="FILE", help="write a result file")
+    parser.add_argument("--png", metavar="FILE", help="draw the results")
 
 
 def _ops(names: Sequence[str]) -> list[OpSpec]:
@@ -76,6 +78,23 @@ def _providers(spec: OpSpec, device: str, package: str | None, names: str | None
     return [p for p in found if p.name in wanted]
 
 
+def _check_writable(option: str, path: str) -> None:
+    try:
+        report.check_writable(path)
+    except OSError as error:
+        raise UsageError(f"--{option}: {error}") from None
+
+
+def _draw(path: str, content: dict[str, Any]) -> None:
+    from gankern.bench.picture import plot
+
+    try:
+        plot(content, path)
+        print(f"\npicture {path}")
+    except (OSError, ValueError) as error:  # the numbers stand above
+        print(f"error: --png: {error}", file=sys.stderr)
+
+
 def execute(
     arguments: argparse.Namespace, ops: Sequence[str], everything: bool, quick: bool = False, peers: str | None = None
 ) -> int:
@@ -101,11 +120,9 @@ def execute(
         for spec in _ops(ops):
             samples = _samples(spec, arguments.sample, everything, device)
             plan.append((spec, samples[:1] if quick else samples, _providers(spec, device, peers, arguments.providers)))
-        if arguments.json is not None:
-            report.check_writable(arguments.json)
-    except OSError as error:
-        print(f"error: --json: {error}", file=sys.stderr)
-        return 2
+        for option in ("json", "png"):
+            if getattr(arguments, option) is not None:
+                _check_writable(option, getattr(arguments, option))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -127,6 +144,8 @@ def execute(
             print("\n" + report.table(found), flush=True)
             if arguments.json is not None:
                 report.save(arguments.json, report.document(rows, limits, around))
+    if arguments.png is not None:
+        _draw(arguments.png, report.document(rows, limits, around))
     return int(any(row.ours and row.status in ("wrong", "failed") for row in rows))
 
 

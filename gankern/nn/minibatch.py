@@ -36,7 +36,8 @@ class MinibatchDiscrimination(nn.Module):
 
     Raises:
         ValueError: a size below 1, an unknown init, or an input that is not (N, in_features).
-        TypeError: include_self is not a bool, or the input is not a floating-point tensor of T's dtype.
+        TypeError: a size is not an int, include_self is not a bool, or the input is not a floating-point tensor of
+            T's dtype.
     """
 
     T: Tensor
@@ -53,8 +54,7 @@ class MinibatchDiscrimination(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("in_features", in_features), ("num_kernels", num_kernels), ("kernel_dim", kernel_dim)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"MinibatchDiscrimination: {name} must be a positive int, got {value!r}")
+            _checks.positive("MinibatchDiscrimination", name, value)
         _checks.boolean("MinibatchDiscrimination", "include_self", include_self)
         if init not in _INITS:
             raise ValueError(f"MinibatchDiscrimination: init must be one of {', '.join(_INITS)}; got {init!r}")

@@ -52,11 +52,12 @@ SAMPLES = (
 )
 
 # Rows around the CPU tiles (blocks of 2, tiles of 8 to 64, parts from 64 rows on) and around GPU tiles; kernels
-# around 4, 8 and 16 lanes; each kernel dimension with code of its own beside those without.
+# around 4, 8 and 16 lanes and well below them; each kernel dimension with code of its own beside those without.
 EDGES = (
     *(_sample(n, 3, 3, "test", "interpret") for n in (0, 1, 2, 3)),
     *(_sample(n, 2, 5, "test") for n in (31, 32, 63, 64, 65, 127, 129, 200)),
     *(_sample(n, 2, 2, "test", "interpret") for n in (15, 16, 17, 33)),
+    *(_sample(n, b, 3, "test") for n, b in ((7, 1), (9, 2), (17, 1), (40, 5), (66, 1), (131, 4))),  # folded lanes
     _sample(97, 1, 2, "test", "interpret"),  # whole GPU tiles on both sides of the diagonal's
     *(_sample(5, b, 2, "test", "interpret") for b in (0, 1, 4, 9, 17)),
     *(_sample(6, 8, c, "test", "interpret") for c in (0, 1, 3, 6, 8, 16, 17)),

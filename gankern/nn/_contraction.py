@@ -1,0 +1,205 @@
+"""Convolutions and matrix products whose derivatives of every order are again plain convolutions and products.
+
+Each is bilinear in its two operands, so all its derivatives are contractions of the same three tensors: the output
+or its gradient, the input, and the weight. torch's own convolution is zero-free at second order too, but writes the
+weight gradient of that order as a dilated convolution, which is slow; here it is an ordinary weight gradient.
+
+A derivative is computed only if the running backward pass asks for it: `torch.autograd.grad(scores, inputs)` then
+costs no weight gradients. What is not asked for is left out, and so is any gradient that would be exactly zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern.ops._apply import apply
+
+_aten = torch.ops.aten
+
+#: stride, padding, dilation, transposed, output_padding, groups, as torch.convolution takes them.
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple[int, ...], int]
+
+
+def _asked(ctx: Any, index: int) -> bool:
+    """Whether the running backward pass will use the gradient of this input."""
+    if not ctx.needs_input_grad[index]:
+        return False
+    node = ctx.next_functions[index][0]
+    try:
+        return node is not None and torch._C._will_engine_execute_node(node)
+    except (AttributeError, RuntimeError):
+        # torch refuses to answer for a leaf that torch.autograd.grad was given: it does want it.
+        return True
+
+
+def _without_autocast(function: Any, device: torch.device, *arguments: Any) -> Any:
+    if torch.is_autocast_enabled(device.type):
+        with torch.autocast(device.type, enabled=False):
+            return function(*arguments)
+    return function(*arguments)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    return _without_autocast(torch.convolution, x.device, x, weight, bias, *geometry)
+
+
+def _convolution_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    bias_sizes = [grad.shape[1]] if mask[2] else None
+    found = _aten.convolution_backward(grad, x, weight, bias_sizes, *geometry, mask)
+    return tuple(g if wanted else None for g, wanted in zip(found, mask, strict=True))  # type: ignore[return-value]
+
+
+class Convolution(torch.autograd.Function):
+    """Any convolution of x with weight, transposed or not."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        """Runs torch's convolution."""
+        return _convolve(x, weight, bias, geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps both operands."""
+        x, weight, _, ctx.geometry = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias, those that are asked for."""
+        if grad is None:
+            return None, None, None, None
+        x, weight = ctx.saved_tensors
+        asked = [_asked(ctx, k) for k in range(3)]
+        if not torch.is_grad_enabled():
+            return *_convolution_gradients(grad, x, weight, ctx.geometry, asked), None
+        dx = apply(ConvolutionInputGradient, grad, weight, x.detach(), ctx.geometry) if asked[0] else None
+        dweight = apply(ConvolutionWeightGradient, grad, x, weight.detach(), ctx.geometry) if asked[1] else None
+        dbias = grad.sum([d for d in range(grad.dim()) if d != 1]) if asked[2] else None
+        return dx, dweight, dbias, None
+
+
+class ConvolutionInputGradient(torch.autograd.Function):
+    """The gradient of a convolution's input; `like` gives that input's shape and layout alone."""
+
+    @staticmethod
+    def forward(grad: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+        """Runs torch's input gradient."""
+        return _aten.convolution_backward(grad, like, weight, None, *geometry, [True, False, False])[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the operands."""
+        grad, weight, like, ctx.geometry = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, weight, like)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor | None) -> tuple[Tensor | None, ...]:
+        """A convolution of the tangent v, and a weight gradient with v in the input's place."""
+        if v is None:
+            return None, None, None, None
+        grad, weight, _ = ctx.saved_tensors
+        dgrad = dweight = None
+        if not torch.is_grad_enabled():
+            if _asked(ctx, 0):
+                dgrad = _convolve(v, weight, None, ctx.geometry)
+            if _asked(ctx, 1):
+                dweight = _convolution_gradients(grad, v, weight, ctx.geometry, [False, True, False])[1]
+            return dgrad, dweight, None, None
+        if _asked(ctx, 0):
+            dgrad = apply(Convolution, v, weight, None, ctx.geometry)
+        if _asked(ctx, 1):
+            dweight = apply(ConvolutionWeightGradient, grad, v, weight.detach(), ctx.geometry)
+        return dgrad, dweight, None, None
+
+
+class ConvolutionWeightGradient(torch.autograd.Function):
+    """The gradient of a convolution's weight; `like` gives that weight's shape and layout alone."""
+
+    @staticmethod
+    def forward(grad: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+        """Runs torch's weight gradient."""
+        return _aten.convolution_backward(grad, x, like, None, *geometry, [False, True, False])[1]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the operands."""
+        grad, x, like, ctx.geometry = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, x, like)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor | None) -> tuple[Tensor | None, ...]:
+        """A convolution with the tangent v as weight, and an input gradient with v as weight."""
+        if v is None:
+            return None, None, None, None
+        grad, x, _ = ctx.saved_tensors
+        dgrad = apply(Convolution, x, v, None, ctx.geometry) if _asked(ctx, 0) else None
+        dx = apply(ConvolutionInputGradient, grad, v, x.detach(), ctx.geometry) if _asked(ctx, 1) else None
+        return dgrad, dx, None, None
+
+
+def onednn_can(x: Tensor, weight: Tensor) -> bool:
+    """Whether a matrix product is one that oneDNN computes, large enough to be worth the call.
+
+    torch's CPU products run in MKL, at half of oneDNN's speed on processors that are not Intel's.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and weight.dim() == 2
+        and x.numel() * weight.shape[0] >= 1 << 22
+        and torch._C._get_mkldnn_enabled()
+        and _ONEDNN is not None
+    )
+
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b.T + bias in oneDNN."""
+    assert _ONEDNN is not None
+    return _without_autocast(_ONEDNN, a.device, a, b, bias, "none", [], "")
+
+
+class MatrixProduct(torch.autograd.Function):
+    """a @ b.T + bias, or a @ b, of matrices; its derivatives are products of the same kind."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        """Runs oneDNN's product."""
+        return _product(a, b if transposed else b.t(), bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps both operands."""
+        a, b, _, ctx.transposed = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of a, b and bias, those that are asked for."""
+        if grad is None:
+            return None, None, None, None
+        a, b = ctx.saved_tensors
+        da = db = None
+        left, right = (grad, a) if ctx.transposed else (a, grad)
+        if torch.is_grad_enabled():
+            if _asked(ctx, 0):
+                da = apply(MatrixProduct, grad, b, None, not ctx.transposed)
+            if _asked(ctx, 1):
+                db = apply(MatrixProduct, left.t(), right, None, False)
+        else:
+            if _asked(ctx, 0):
+                da = _product(grad, b.t() if ctx.transposed else b)
+            if _asked(ctx, 1):
+                db = _product(left.t(), right.t())
+        return da, db, grad.sum(0) if _asked(ctx, 2) else None, None

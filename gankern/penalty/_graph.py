@@ -1,0 +1,83 @@
+"""The gradient at the points, and the parameters that a penalty's graph does not reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern.ops._apply import apply
+
+
+def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor], scale: float) -> list[Tensor]:
+    """dD/dx for each tensor of points, D the sum of all scores, ready to be differentiated again.
+
+    The gradient is taken of scale * D and divided by scale afterwards, in float32 or better, so that float16 inside
+    the critic does not lose it.
+    """
+    alive = [s for s in scores if s.requires_grad]
+    if not alive:
+        raise ValueError(f"{op}: the scores do not depend on the points: the critic ignores or detaches its input")
+    if any(s.dtype == torch.float16 for s in alive):
+        scale = min(scale, 2.0**15)  # GradScaler begins at 2^16, which float16 cannot hold
+    seeds = [torch.full_like(s, scale, requires_grad=False) for s in alive]
+    found = torch.autograd.grad(alive, list(points), seeds, create_graph=torch.is_grad_enabled(), allow_unused=True)
+    gradients = []
+    for g in found:
+        if g is None:
+            raise ValueError(f"{op}: the scores do not depend on the points: the critic ignores or detaches its input")
+        gradients.append(g if scale == 1 else g.float() / scale if g.dtype != torch.float64 else g / scale)
+    return gradients
+
+
+_ACCUMULATE = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
+
+
+def _leaves(*roots: Tensor) -> dict[Any, Tensor]:
+    """The leaf tensors below some tensors, by their node of the graph."""
+    found: dict[Any, Tensor] = {}
+    seen = set()
+    stack = [t.grad_fn for t in roots if t.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node) is _ACCUMULATE:
+            found[node] = node.variable  # type: ignore[attr-defined]
+            continue
+        stack += [below for below, _ in node.next_functions if below is not None]
+    return found
+
+
+class _Anchor(torch.autograd.Function):
+    """The value, unchanged, with gradient zero for some parameters."""
+
+    @staticmethod
+    def forward(value: Tensor, *parameters: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *(torch.zeros_like(p) for p in ctx.saved_tensors)
+
+
+def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor]) -> Tensor:
+    """The value, with a gradient for every parameter that the critic used: zero where nothing depends on it.
+
+    A bias of a piecewise-linear critic has no influence on the penalty. DistributedDataParallel waits for the
+    gradients of all parameters that a forward pass used, and optimisers skip those without one.
+    """
+    if not value.requires_grad:
+        return value
+    below = _leaves(*scores)
+    reached = _leaves(value)
+    points_ids = {id(p) for p in points}
+    missing = [p for node, p in below.items() if node not in reached and id(p) not in points_ids]
+    return apply(_Anchor, value, *missing) if missing else value

@@ -1,0 +1,224 @@
+"""Gradient penalties, exact, for any critic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern.ops import _checks, interpolate, norm_penalty
+from gankern.penalty import _graph
+from gankern.penalty._critic import ENGINES, Critic, checked, choose, per_sample
+
+_OP = "gradient_penalty"
+
+#: What each kind charges for the norm of a gradient, and the factor before the mean.
+KINDS = {
+    "wgan-gp": ("two-sided", 1.0),
+    "wgan-lp": ("one-sided", 1.0),
+    "dragan": ("two-sided", 1.0),
+    "zero-centered": ("zero-centered", 0.5),
+    "r1": ("zero-centered", 0.5),
+    "r2": ("zero-centered", 0.5),
+    "roth": ("zero-centered", 0.5),
+}
+_AT_POINTS = ("r1", "r2", "zero-centered", "wgan-gp", "wgan-lp")
+_MIXED = ("wgan-gp", "wgan-lp", "zero-centered", "dragan")
+
+
+def gradient_penalty(
+    critic: Callable[..., Any] | None = None,
+    real: Tensor | None = None,
+    fake: Tensor | None = None,
+    kind: str = "wgan-gp",
+    weight: float = 10.0,
+    target: float = 1.0,
+    alpha: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    engine: str = "auto",
+    *,
+    scores: Tensor | Sequence[Tensor] | None = None,
+    points: Tensor | Sequence[Tensor] | None = None,
+    output: Any = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    scaler: Any = None,
+    every: int = 1,
+    step: int | None = None,
+    return_norm: bool = False,
+) -> Any:
+    """A penalty on the norm of the critic's gradient with respect to its input, per sample, averaged over the batch.
+
+    With g_i the gradient of D at the i-th point, |g_i| its norm over all axes but the first, means over the batch,
+    x^ = alpha*real + (1-alpha)*fake with one alpha per sample, and s the sigmoid of the logit:
+
+    - "wgan-gp" (Gulrajani et al. 2017): weight * mean (|g| - target)^2 at x^
+    - "wgan-lp" (Petzka et al. 2018): weight * mean max(0, |g| - target)^2 at x^
+    - "dragan" (Kodali et al. 2017): as wgan-gp, at alpha*real + (1-alpha)*(real + 0.5*std(real)*U), U ~ U[0, 1)
+    - "zero-centered": weight/2 * mean |g|^2 at x^
+    - "r1", "r2" (Mescheder et al. 2018): weight/2 * mean |g|^2 at real, at fake
+    - "roth" (Roth et al. 2017): weight/2 * (mean (1-s(D))^2 |g|^2 over real + mean s(D)^2 |g|^2 over fake)
+
+    The result is a scalar ready for `.backward()`, alone or added to a loss. Every parameter that the critic used
+    gets a gradient, zero where the penalty does not depend on it. real and fake are detached: nothing flows to a
+    generator. D is the sum of all scores of a sample. With BatchNorm or other layers that couple samples, g_i is the
+    gradient of the whole batch's sum. The critic runs once, twice for "roth": dropout draws one mask per run.
+
+    Args:
+        critic: a module or function; called as critic(x, *args, **kwargs). A compiled critic runs its original code,
+            because torch.compile has no double backward. A DistributedDataParallel critic works: the gradients inside
+            are each process's own, and the one `.backward()` reduces them.
+        real, fake: (N, ...), floating point. fake is needed by all kinds but "r1" and "dragan", real by all but "r2".
+        kind: one of the above.
+        weight: the factor before the mean.
+        target: the norm that costs nothing, for wgan-gp, wgan-lp and dragan.
+        alpha: (N,) or (N, 1, ..., 1); drawn by `torch.rand((N,), device=real.device, generator=generator)` if absent.
+        generator: draws alpha, and after it the noise of dragan.
+        engine: "eager" is torch's own double backward; "pruned" leaves out all gradients that are zero because a part
+            of the critic is piecewise linear (see `gankern.nn.functional`); "auto" is "pruned".
+        scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
+            forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
+            and "wgan-lp". Either may be a sequence; the penalties of several points tensors, such as real and fake
+            for R1 + R2, are added. Run that forward pass within `gk.nn.zero_aware()`, or with layers of `gk.nn`, to
+            prune it.
+        output: which output of the critic counts: a position, a key, an attribute, or a function of its result.
+        args, kwargs: more arguments for the critic, such as labels.
+        scaler: a torch.amp.GradScaler: the inner gradient is taken of the scaled scores and unscaled in float32, as
+            float16 needs. Scale the loss with the penalty as usual.
+        every, step: lazy regularisation: the penalty times `every` on each step that `every` divides, and a zero on
+            all others, for which the critic does not run. Above 1, `step` is needed.
+        return_norm: returns (penalty, mean |g|), the mean detached; NaN on a lazy step without penalty.
+
+    Raises:
+        TypeError: an argument or the critic's result is of the wrong type.
+        ValueError: an argument is missing or does not fit; the critic ignores its input or returns the wrong shape.
+    """
+    _check_options(kind, weight, target, engine, every, step)
+    if every > 1 and step % every:  # type: ignore[operator]
+        return _skipped(real if real is not None else fake, points, return_norm)
+    scale = 1.0 if scaler is None else float(scaler.get_scale())
+    shared = scores is not None or points is not None
+    if shared:
+        if critic is not None or real is not None or fake is not None or alpha is not None:
+            raise ValueError(f"{_OP}: scores= and points= replace critic, real, fake and alpha")
+        batches, at = _given(scores, points, kind, output)
+        weights: list[Tensor | None] = [None] * len(at)
+    else:
+        if critic is None or not callable(critic):
+            raise TypeError(f"{_OP}: critic must be a module or function, got {type(critic).__name__}")
+        run = Critic(_OP, critic, engine, output, tuple(args), dict(kwargs or {}))
+        at = _points(real, fake, kind, alpha, generator)
+        with torch.enable_grad():
+            batches = [run(x) for x in at]
+        weights = _roth_weights(batches) if kind == "roth" else [None]
+    gradients = _graph.input_gradients(_OP, batches, at, scale)
+    value, norms = _charge(gradients, weights, kind, target)
+    penalty = value * (weight * KINDS[kind][1] * every)
+    if not shared:
+        penalty = _graph.anchor(penalty, batches, at)
+    return (penalty, torch.cat(norms).mean()) if return_norm else penalty
+
+
+def _charge(
+    gradients: Sequence[Tensor], weights: Sequence[Tensor | None], kind: str, target: float
+) -> tuple[Tensor, list[Tensor]]:
+    """The sum over points tensors of the mean charge, and the norms."""
+    total, norms = None, []
+    for g, w in zip(gradients, weights, strict=True):
+        charge = norm_penalty(g, KINDS[kind][0], target)
+        mean = (charge.value if w is None else charge.value * w).mean()
+        total = mean if total is None else total + mean
+        norms.append(charge.norm.detach())
+    assert total is not None
+    return total, norms
+
+
+def _roth_weights(batches: Sequence[Tensor]) -> list[Tensor | None]:
+    real, fake = (per_sample(s) for s in batches)
+    return [torch.sigmoid(-real).square(), torch.sigmoid(fake).square()]
+
+
+def _points(
+    real: Tensor | None, fake: Tensor | None, kind: str, alpha: Tensor | None, generator: torch.Generator | None
+) -> list[Tensor]:
+    """The tensors at which a kind looks, as leaves."""
+    if real is None and kind != "r2":
+        raise ValueError(f"{_OP}: real is missing; kind {kind!r} needs it")
+    if fake is None and kind not in ("r1", "dragan"):
+        raise ValueError(f"{_OP}: fake is missing; kind {kind!r} needs it")
+    if alpha is not None and kind not in _MIXED:
+        raise ValueError(f"{_OP}: kind {kind!r} has no alpha")
+    used = {"r1": [("real", real)], "dragan": [("real", real)], "r2": [("fake", fake)]}.get(
+        kind, [("real", real), ("fake", fake)]
+    )
+    batches = [_checks.floating(_OP, name, x).detach() for name, x in used]
+    for (name, _), x in zip(used, batches, strict=True):
+        if x.dim() < 1:
+            raise ValueError(f"{_OP}: {name} must have shape (N, ...), got ()")
+    if kind == "dragan":
+        clean = batches[0]
+        n = clean.shape[0]
+        if alpha is None:
+            alpha = torch.rand((n,), device=clean.device, generator=generator)
+        noise = torch.rand(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
+        batches.append(clean + 0.5 * clean.std() * noise)
+        generator = None
+    if kind in _MIXED:
+        drawn = None if alpha is not None else generator
+        first, second = batches
+        batches = [interpolate(first, second, alpha if alpha is None else alpha.detach(), drawn)]
+    elif len(batches) == 2 and batches[0].shape[1:] != batches[1].shape[1:]:
+        shapes = [tuple(x.shape) for x in batches]
+        raise ValueError(f"{_OP}: real and fake must have samples of one shape, got {shapes[0]} and {shapes[1]}")
+    return [x.detach().requires_grad_() for x in batches]
+
+
+def _given(scores: Any, points: Any, kind: str, output: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """The scores and points of the caller's own forward pass, checked."""
+    if scores is None or points is None:
+        raise ValueError(f"{_OP}: scores= and points= belong together")
+    if kind not in _AT_POINTS:
+        raise ValueError(f"{_OP}: kind {kind!r} cannot use scores= and points=; {', '.join(_AT_POINTS)} can")
+    at = [points] if isinstance(points, Tensor) else list(points)
+    if not at:
+        raise ValueError(f"{_OP}: points is empty")
+    for x in at:
+        _checks.floating(_OP, "points", x)
+        if not x.requires_grad:
+            raise ValueError(f"{_OP}: points must require grad before the critic sees them (points.requires_grad_())")
+    several = isinstance(scores, list | tuple) and output is None
+    batches = list(scores) if several else [choose(_OP, scores, output)]
+    total = sum(x.shape[0] for x in at)
+    for s in batches:
+        like = at[0] if len(batches) == len(at) == 1 else None
+        if like is not None:
+            checked(_OP, s, like)
+        elif not isinstance(s, Tensor) or s.dim() < 1 or s.shape[0] not in (*(x.shape[0] for x in at), total):
+            got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+            raise ValueError(f"{_OP}: scores must have one row per point, got {got} for {total} points")
+    return batches, at
+
+
+def _skipped(like: Any, points: Any, return_norm: bool) -> Any:
+    if like is None:
+        like = points if isinstance(points, Tensor) or points is None else next(iter(points), None)
+    device = like.device if isinstance(like, Tensor) else None
+    zero = torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
+    return (zero, torch.full((), math.nan, device=device)) if return_norm else zero
+
+
+def _check_options(kind: str, weight: float, target: float, engine: str, every: int, step: int | None) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"{_OP}: kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if engine not in ENGINES:
+        raise ValueError(f"{_OP}: engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    for name, number in (("weight", weight), ("target", target)):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{_OP}: {name} must be a number, got {type(number).__name__}")
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"{_OP}: every must be a positive int, got {every!r}")
+    if every > 1 and (isinstance(step, bool) or not isinstance(step, int)):
+        raise ValueError(f"{_OP}: every={every} needs step, the number of the training step, got {step!r}")

@@ -1,0 +1,224 @@
+"""The pictures of a report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from gankern.bench.report import seconds
+from gankern.training import sheets
+from gankern.training.data import Modes
+from gankern.training.report.findings import Findings
+from gankern.training.report.kernels import KernelTime
+
+_INK, _BLUE, _RED, _GREY, _LIGHT = "#1c2430", "#2f6fb3", "#c2452d", "#8a94a3", "#e3e7ec"
+_LOOK: Any = {"font.size": 10, "axes.edgecolor": _GREY, "text.color": _INK, "axes.labelcolor": _INK}
+_STRIP = 10
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _clean(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color=_LIGHT, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _still(axes: Axes, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=11, color=_INK)
+    axes.set_axis_off()
+
+
+@matplotlib.rc_context(_LOOK)
+def samples_png(found: Findings, modes: Modes | None) -> bytes:
+    """Generated samples beside real ones."""
+    if found.samples.dim() == 4:
+        figure = _figure(10, 5.2)
+        left, right = figure.subplots(1, 2)
+        _still(left, sheets.grid(found.samples[:100], 10), "generated")
+        _still(right, sheets.grid(found.real[:100], 10), "real")
+        return _png(figure)
+    real, fake = found.real.numpy(), found.samples.numpy()
+    if real.shape[1] == 1:
+        figure = _figure(9, 4)
+        _histogram(figure.subplots(), fake[:, 0], real[:, 0], modes)
+        return _png(figure)
+    figure = _figure(10, 5.2)
+    left, right = figure.subplots(1, 2)
+    low, high = real[:, :2].min(0), real[:, :2].max(0)
+    margin = 0.12 * (high - low)
+    for axes, points, colour, title in ((left, fake, _BLUE, "generated"), (right, real, _GREY, "real")):
+        axes.scatter(points[:5000, 0], points[:5000, 1], s=3, color=colour, alpha=0.35, linewidths=0)
+        axes.set_title(title, fontsize=11)
+        axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+        axes.set_aspect("equal")
+        _clean(axes)
+    return _png(figure)
+
+
+def _histogram(axes: Axes, fake: np.ndarray, real: np.ndarray, modes: Modes | None) -> None:
+    low, high = real.min(), real.max()
+    margin = 0.1 * (high - low)
+    edges = np.linspace(low - margin, high + margin, 121).tolist()
+    axes.hist(fake, edges, density=True, color=_BLUE, alpha=0.55, label="generated")
+    if modes is None:
+        axes.hist(real, edges, density=True, histtype="step", color=_INK, label="real")
+    else:
+        x = np.linspace(edges[0], edges[-1], 600)
+        deviation = (x[:, None] - modes.centres.numpy().reshape(-1)) / modes.std
+        axes.plot(x, np.exp(-(deviation**2) / 2).mean(1) / (modes.std * np.sqrt(2 * np.pi)), color=_INK, label="real")
+    axes.set(xlabel="x", ylabel="density")
+    axes.legend(frameon=False)
+    _clean(axes)
+
+
+@matplotlib.rc_context(_LOOK)
+def progress_png(folder: Path, images: bool) -> bytes | None:
+    """What became of the same latent vectors: the first row of sheets from all over the run."""
+    found = sorted(folder.glob("step-*.png"))
+    if len(found) < 2:
+        return None
+    most = 8 if images else 4
+    chosen = [found[k] for k in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)})]
+    pictures = []
+    for file in chosen:
+        with Image.open(file) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    names = [f"step {int(file.stem.split('-')[1]):,}" for file in chosen]
+    if not images:
+        figure = _figure(2.6 * len(chosen), 2.9)
+        for axes, picture, name in zip(np.atleast_1d(figure.subplots(1, len(chosen))), pictures, names, strict=True):
+            _still(axes, picture, name)
+        return _png(figure)
+    figure = _figure(9.5, 0.98 * len(chosen))
+    for axes, picture, name in zip(np.atleast_1d(figure.subplots(len(chosen), 1)), pictures, names, strict=True):
+        height = (picture.shape[0] + 1) // 8
+        axes.imshow(picture[: height - 1], interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
+    return _png(figure)
+
+
+def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    kept = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))]
+    return np.array([step for step, _ in kept]), np.array([value for _, value in kept], float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A running mean over a twentieth of the run."""
+    window = max(1, len(values) // 20)
+    padded = np.concatenate([np.full(window // 2, values[0]), values, np.full(window - 1 - window // 2, values[-1])])
+    return np.convolve(padded, np.full(window, 1 / window), "valid")
+
+
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, colour: Any, label: str) -> None:
+    if len(x):
+        axes.plot(x, y, color=colour, alpha=0.22, linewidth=0.8)
+        axes.plot(x, _smooth(y), color=colour, linewidth=1.6, label=label)
+
+
+@matplotlib.rc_context(_LOOK)
+def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The terms of both losses, and the norms of both gradients, against the step."""
+    figure = _figure(12, 3.6)
+    for axes, player in zip(figure.subplots(1, 3), ("critic", "generator", None), strict=True):
+        if player is None:
+            for name, colour in (("critic", _RED), ("generator", _BLUE)):
+                _line(axes, *_series(rows, f"{name}.gradient"), colour, name)
+            axes.set(title="norm of the gradient", yscale="log")
+        else:
+            skipped = (f"{player}.gradient", f"{player}.small", f"{player}.loss")
+            terms = [key for key in rows[-1] if key.startswith(player + ".") and key not in skipped]
+            colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+            for key, colour in zip(terms, colours, strict=False):
+                _line(axes, *_series(rows, key), colour, key.split(".", 1)[1])
+            axes.set(title=f"loss of the {player}")
+        axes.set_xlabel("step")
+        axes.legend(frameon=False)
+        _clean(axes)
+    return _png(figure)
+
+
+@matplotlib.rc_context(_LOOK)
+def vanishing_png(rows: Sequence[dict[str, Any]], sizes: dict[str, dict[str, int]]) -> bytes:
+    """For each layer the share of gradients below 0.01, against the step; layers in order, from light to dark."""
+    figure = _figure(12, 3.8)
+    for axes, player in zip(figure.subplots(1, 2), ("critic", "generator"), strict=True):
+        kept = [(row["step"], row[f"{player}.small"]) for row in rows if f"{player}.small" in row]
+        layers = list(sizes[player])
+        colours = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1, len(layers)))
+        for layer, colour in zip(layers, colours, strict=True):
+            x = np.array([step for step, counts in kept if layer in counts])
+            y = np.array([100 * counts[layer] / sizes[player][layer] for _, counts in kept if layer in counts])
+            _line(axes, x, y, colour, f"{layer} ({sizes[player][layer]:,})")
+        axes.set(
+            title=f"{player}: gradients below 0.01, by layer", xlabel="step", ylabel="% of the layer", ylim=(-3, 103)
+        )
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _clean(axes)
+    return _png(figure)
+
+
+@matplotlib.rc_context(_LOOK)
+def nearest_png(found: Findings) -> bytes | None:
+    """Samples above the training images that are nearest to them, the closest of all first."""
+    if found.memory is None or found.training is None or found.samples.dim() != 4:
+        return None
+    count = min(2 * _STRIP, len(found.samples))
+    closest = found.memory.distance.argsort()[:_STRIP]
+    others = [k for k in range(len(found.samples)) if k not in set(closest.tolist())][: count - len(closest)]
+    figure = _figure(10, 5.0)
+    for axes, chosen, title in zip(
+        figure.subplots(2, 1),
+        (closest.tolist(), others),
+        ("the samples nearest to training images", "any samples"),
+        strict=True,
+    ):
+        above = sheets.grid(found.samples[chosen], _STRIP)
+        below = sheets.grid(found.training[found.memory.index[chosen]], _STRIP)
+        gap = np.full((6, above.shape[1], 3), 255, np.uint8)
+        both = np.concatenate([above, gap, below])
+        _still(axes, both, f"{title} (above), and the training images nearest to them (below)")
+    return _png(figure)
+
+
+@matplotlib.rc_context(_LOOK)
+def kernels_png(times: Sequence[KernelTime]) -> bytes:
+    """Bars of both times, on a logarithmic axis."""
+    figure = _figure(9, 0.75 * len(times) + 1.0)
+    axes = figure.subplots()
+    places = np.arange(len(times))[::-1]
+    for offset, colour, label, values in (
+        (0.19, _GREY, "torch", [e.torch for e in times]),
+        (-0.19, _BLUE, "gankern", [e.ours for e in times]),
+    ):
+        axes.barh(places + offset, values, 0.36, color=colour, label=label)
+        for place, value, entry in zip(places, values, times, strict=True):
+            text = seconds(value) + (f"   {entry.ratio:.1f}x faster" if label == "gankern" and entry.ratio >= 1 else "")
+            axes.annotate(text, (value, place + offset), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_yticks(places, [f"{e.kernel}" for e in times])
+    least, most = min(min(e.ours, e.torch) for e in times), max(max(e.ours, e.torch) for e in times)
+    axes.set(xscale="log", xlabel="seconds per call", xlim=(least / 2, most * 6))
+    axes.legend(frameon=False, loc="upper right")
+    _clean(axes)
+    axes.grid(False, axis="y")
+    return _png(figure)

@@ -1,0 +1,387 @@
+"""gradient_penalty: closed forms, finite differences, engines against each other, arguments and errors."""
+
+from __future__ import annotations
+
+import critics
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad
+
+import gankern as gk
+
+KINDS = ("wgan-gp", "wgan-lp", "dragan", "zero-centered", "r1", "r2", "roth")
+ENGINES = ("eager", "pruned", "auto")
+
+
+def charge(norm: Tensor, kind: str, target: float) -> Tensor:
+    """What one sample costs, before the weight."""
+    if kind in ("wgan-gp", "dragan"):
+        return (norm - target) ** 2
+    if kind == "wgan-lp":
+        return (norm - target).clamp(min=0) ** 2
+    return norm**2 / 2
+
+
+class Linear(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(scale * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)).double())
+        self.b = nn.Parameter(torch.tensor(0.3).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.a).sum((1, 2, 3)) + self.b
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("scale", [0.05, 0.5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_critic(kind, scale, engine):
+    """The gradient is a everywhere."""
+    real, fake = critics.batches()
+    critic = Linear(scale)
+    penalty = gk.gradient_penalty(critic, real, fake, kind, 7.0, 0.8, engine=engine)
+    norm = critic.a.norm()
+    if kind == "roth":
+        sr, sf = torch.sigmoid(critic(real)), torch.sigmoid(critic(fake))
+        expected = 3.5 * (((1 - sr) ** 2).mean() + (sf**2).mean()) * norm**2
+    else:
+        expected = 7.0 * charge(norm, kind, 0.8)
+    torch.testing.assert_close(penalty, expected)
+    parameters = list(critic.parameters())
+    wanted = grad(expected, parameters, allow_unused=True)
+    for got, want in zip(grad(penalty, parameters), wanted, strict=True):
+        torch.testing.assert_close(got, torch.zeros_like(got) if want is None else want)
+
+
+class Quadratic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.h = nn.Parameter(torch.randn(48, 48, generator=torch.Generator().manual_seed(0)).double() / 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return 0.5 * ((x @ self.h) * x).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_quadratic_critic(kind, engine):
+    """The gradient is the symmetric part of H times the point."""
+    real, fake = critics.batches()
+    critic = Quadratic()
+    alpha = torch.rand((6,), generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    a = alpha.double().view(6, 1, 1, 1)
+    if kind == "dragan":
+        again = torch.Generator().manual_seed(5)
+        torch.rand((6,), generator=again)
+        noise = torch.rand(real.shape, generator=again, dtype=torch.float64)
+        points = [a * real + (1 - a) * (real + 0.5 * real.std() * noise)]
+    else:
+        mixed = a * real + (1 - a) * fake
+        points = {"r1": [real], "r2": [fake], "roth": [real, fake]}.get(kind, [mixed])
+    penalty = gk.gradient_penalty(critic, real, fake, kind, 3.0, 0.5, generator=generator, engine=engine)
+    symmetric = (critic.h + critic.h.T) / 2
+    norms = [(x.flatten(1) @ symmetric).norm(dim=1) for x in points]
+    if kind == "roth":
+        weights = [(1 - torch.sigmoid(critic(real))) ** 2, torch.sigmoid(critic(fake)) ** 2]
+        expected = sum(1.5 * (w[:, 0] * n**2).mean() for w, n in zip(weights, norms, strict=True))
+    else:
+        expected = 3.0 * charge(norms[0], kind, 0.5).mean()
+    torch.testing.assert_close(penalty, expected)
+    torch.testing.assert_close(grad(penalty, critic.h), grad(expected, critic.h))
+
+
+@pytest.mark.parametrize("engine", ["eager", "pruned"])
+@pytest.mark.parametrize("kind", ["wgan-gp", "roth"])
+@pytest.mark.parametrize("name", list(critics.ALL))
+def test_finite_differences(name, kind, engine):
+    critic = critics.make(name)
+    real, fake = critics.batches()
+    options = {"alpha": torch.rand(6, dtype=torch.float64)} if kind == "wgan-gp" else {}
+    parameters = [p for p in critic.parameters() if p.requires_grad]
+
+    def penalty() -> Tensor:
+        return gk.gradient_penalty(critic, real, fake, kind, target=0.1, engine=engine, **options)
+
+    gradients = grad(penalty(), parameters)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
+        step, values = 1e-7, []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for p, d in zip(parameters, directions, strict=True):
+                    p += sign * step * d
+                values.append(penalty().item())
+                for p, d in zip(parameters, directions, strict=True):
+                    p -= sign * step * d
+        slope = (values[0] - values[1]) / (2 * step)
+        exact = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True))
+        assert slope == pytest.approx(exact, rel=2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", list(critics.ALL))
+def test_engines_agree(name, kind):
+    critic = critics.make(name, torch.float32)
+    real, fake = critics.batches(dtype=torch.float32)
+    found = []
+    for engine in ("eager", "pruned"):
+        generator = torch.Generator().manual_seed(0)
+        penalty = gk.gradient_penalty(critic, real, fake, kind, target=0.05, generator=generator, engine=engine)
+        found.append([penalty, *grad(penalty, [p for p in critic.parameters() if p.requires_grad])])
+    for eager, pruned in zip(*found, strict=True):
+        assert (eager - pruned).norm() <= 1e-5 * eager.norm() + 1e-7
+
+
+def test_by_hand():
+    """Against the penalty as everyone writes it, every parameter's .grad included."""
+    critic = critics.make("conv")
+    real, fake = critics.batches()
+    alpha = torch.rand(6, dtype=torch.float64)
+    gk.gradient_penalty(critic, real, fake, alpha=alpha).backward()
+    found = [p.grad for p in critic.parameters()]
+    critic.zero_grad()
+    a = alpha.view(6, 1, 1, 1)
+    x = (a * real + (1 - a) * fake).requires_grad_()
+    (g,) = grad(critic(x).sum(), x, create_graph=True)
+    (10 * (g.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
+    for p, got in zip(critic.parameters(), found, strict=True):
+        torch.testing.assert_close(got, torch.zeros_like(p) if p.grad is None else p.grad)
+
+
+def test_default_alpha():
+    critic = critics.make("mlp")
+    real, fake = critics.batches()
+    torch.manual_seed(11)
+    drawn = gk.gradient_penalty(critic, real, fake)
+    torch.manual_seed(11)
+    given = gk.gradient_penalty(critic, real, fake, alpha=torch.rand((6,)).view(6, 1, 1, 1))
+    assert torch.equal(drawn, given)
+
+
+def test_detaches_images():
+    critic = critics.make("mlp")
+    real, fake = (x.requires_grad_() for x in critics.batches())
+    gk.gradient_penalty(critic, real, fake).backward()
+    assert real.grad is None
+    assert fake.grad is None
+
+
+@pytest.mark.parametrize("engine", ["eager", "pruned"])
+def test_zero_gradient(engine):
+    """|g| = 0 must give gradient 0, not NaN."""
+    critic = critics.make("mlp")
+    with torch.no_grad():
+        critic[1].weight.zero_()
+    for kind in KINDS:
+        penalty = gk.gradient_penalty(critic, *critics.batches(), kind, engine=engine)
+        assert all(g.isfinite().all() for g in grad(penalty, list(critic.parameters())))
+
+
+def shared(critic, real, fake):
+    x, y = real.clone().requires_grad_(), fake.clone().requires_grad_()
+    return x, y, critic(torch.cat([x, y]))
+
+
+@pytest.mark.parametrize("zero_aware", [False, True])
+def test_shared_forward(zero_aware):
+    """R1 + R2 on the loss's own forward pass equal separate penalties, gradients of the whole step included."""
+    critic = critics.make("residual")
+    real, fake = critics.batches()
+    parameters = list(critic.parameters())
+
+    def loss(scores: Tensor) -> Tensor:
+        return nn.functional.softplus(scores[6:] - scores[:6]).mean()
+
+    apart = gk.gradient_penalty(critic, real, kind="r1") + gk.gradient_penalty(critic, fake=fake, kind="r2")
+    expected = grad(loss(critic(torch.cat([real, fake]))) + apart, parameters)
+    if zero_aware:
+        with gk.nn.zero_aware():
+            x, y, scores = shared(critic, real, fake)
+    else:
+        x, y, scores = shared(critic, real, fake)
+    together = gk.gradient_penalty(scores=scores, points=(x, y), kind="r1")
+    torch.testing.assert_close(together, apart)
+    for got, want in zip(grad(loss(scores) + together, parameters), expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "wgan-lp", "zero-centered", "r1", "r2"])
+def test_given_points(kind):
+    critic = critics.make("conv")
+    _, fake = critics.batches()
+    alpha = torch.zeros(6) if kind != "r2" else None
+    options = {"alpha": alpha} if kind in ("wgan-gp", "wgan-lp", "zero-centered") else {}
+    expected = gk.gradient_penalty(critic, fake, fake, kind, 2.0, 0.05, **options)
+    points = fake.clone().requires_grad_()
+    found = gk.gradient_penalty(scores=critic(points), points=points, kind=kind, weight=2.0, target=0.05)
+    torch.testing.assert_close(found, expected)
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = critics.mlp()[:-1].double()
+        self.head = nn.Linear(12, 1).double()
+        self.embed = nn.Embedding(5, 12).double()
+
+    def forward(self, x: Tensor, label: Tensor, *, temperature: float = 1.0) -> dict[str, Tensor]:
+        h = self.body(x)
+        return {"score": (self.head(h)[:, 0] + (h * self.embed(label)).sum(1)) / temperature, "features": h}
+
+
+def test_conditional_critic_with_outputs():
+    torch.manual_seed(0)
+    critic = Conditional()
+    real, fake = critics.batches()
+    label, alpha = torch.arange(6) % 5, torch.rand(6)
+    options = {"alpha": alpha, "args": (label,), "kwargs": {"temperature": 2.0}}
+    by_hand = gk.gradient_penalty(lambda x: critic(x, label, temperature=2.0)["score"], real, fake, alpha=alpha)
+    for output in ("score", lambda result: result["score"]):
+        assert torch.equal(gk.gradient_penalty(critic, real, fake, output=output, **options), by_hand)
+    with pytest.raises(TypeError, match="output="):
+        gk.gradient_penalty(critic, real, fake, **options)
+    with pytest.raises(ValueError, match="'scores' names nothing"):
+        gk.gradient_penalty(critic, real, fake, output="scores", **options)
+    pair = gk.gradient_penalty(
+        lambda x: (critic(x, label, temperature=2.0)["score"], x), real, fake, alpha=alpha, output=0
+    )
+    assert torch.equal(pair, by_hand)
+
+
+def test_norm_for_logging():
+    critic = Linear(0.5)
+    penalty, norm = gk.gradient_penalty(critic, *critics.batches(), return_norm=True)
+    torch.testing.assert_close(norm, critic.a.norm().detach())
+    assert not norm.requires_grad
+    assert penalty.requires_grad
+
+
+def test_lazy():
+    critic = critics.make("mlp")
+    calls = []
+    critic.register_forward_hook(lambda *_: calls.append(1))
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+    full = gk.gradient_penalty(critic, real, fake, alpha=alpha)
+    for step in range(5):
+        calls.clear()
+        penalty, norm = gk.gradient_penalty(critic, real, fake, alpha=alpha, every=4, step=step, return_norm=True)
+        penalty.backward()
+        assert len(calls) == (step % 4 == 0)
+        assert torch.equal(penalty.detach(), 4 * full.detach() if step % 4 == 0 else torch.zeros(()))
+        assert norm.isnan() == (step % 4 != 0)
+    with pytest.raises(ValueError, match="needs step"):
+        gk.gradient_penalty(critic, real, fake, every=4)
+
+
+def test_without_gradients():
+    critic = critics.make("conv")
+    alpha = torch.rand(6)
+    expected = gk.gradient_penalty(critic, *critics.batches(), alpha=alpha)
+    with torch.no_grad():
+        value = gk.gradient_penalty(critic, *critics.batches(), alpha=alpha)
+    assert torch.equal(value, expected.detach())
+    assert not value.requires_grad
+
+
+def _bad(**changes):
+    real, fake = critics.batches()
+    options = {"critic": critics.make("mlp"), "real": real, "fake": fake} | changes
+    return lambda: gk.gradient_penalty(**{k: v for k, v in options.items() if v is not None})
+
+
+REAL = critics.batches()[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (_bad(fake=REAL[:3]), ValueError, "one shape"),
+        (_bad(fake=REAL.float()), TypeError, "one dtype"),
+        (_bad(real=torch.zeros(6, 3, 4, 4, dtype=torch.uint8)), TypeError, "real must be float64.*uint8"),
+        (_bad(fake=torch.zeros(6, 3, 4, 4, dtype=torch.int64)), TypeError, "fake must be float64.*int64"),
+        (_bad(real=[1.0]), TypeError, "real must be a torch.Tensor, got list"),
+        (_bad(fake=None), ValueError, "fake is missing"),
+        (_bad(real=None), ValueError, "real is missing"),
+        (_bad(fake=None, kind="r2"), ValueError, "fake is missing"),
+        (_bad(kind="wgan"), ValueError, "kind must be one of wgan-gp, wgan-lp"),
+        (_bad(engine="fast"), ValueError, "engine must be one of"),
+        (_bad(alpha=torch.rand(3)), ValueError, "alpha must have shape"),
+        (_bad(alpha=torch.rand(6, 3, 4, 4)), ValueError, "one number per sample"),
+        (_bad(alpha=torch.rand(6), kind="r1"), ValueError, "has no alpha"),
+        (_bad(critic="critic"), TypeError, "critic must be a module"),
+        (_bad(critic=lambda x: torch.ones(6, requires_grad=True)), ValueError, "ignores or detaches"),
+        (_bad(critic=lambda x: torch.ones(6)), ValueError, "ignores or detaches"),
+        (_bad(critic=lambda x: x.detach().flatten(1).sum(1)), ValueError, "ignores or detaches"),
+        (_bad(critic=lambda x: x.mean()), ValueError, r"shape \(6, ...\).*got \(\)"),
+        (_bad(critic=lambda x: x.flatten(1).sum(0)), ValueError, r"one row per sample, got \(48,\)"),
+        (_bad(critic=lambda x: (x, x)), TypeError, "output="),
+        (_bad(critic=lambda x: 1.0), TypeError, "must return a tensor, got float"),
+        (_bad(weight="10"), TypeError, "weight must be a number"),
+        (_bad(target=None, every=0), ValueError, "every must be"),
+        (_bad(scores=REAL), ValueError, "replace critic"),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_errors_of_given_points():
+    points = REAL.clone().requires_grad_()
+    critic = critics.make("mlp")
+    with pytest.raises(ValueError, match="belong together"):
+        gk.gradient_penalty(points=points, kind="r1")
+    with pytest.raises(ValueError, match="must require grad"):
+        gk.gradient_penalty(scores=critic(REAL), points=REAL, kind="r1")
+    with pytest.raises(ValueError, match="cannot use"):
+        gk.gradient_penalty(scores=critic(points), points=points, kind="roth")
+    with pytest.raises(ValueError, match="ignores or detaches"):
+        gk.gradient_penalty(scores=critic(REAL), points=points, kind="r1")
+    with pytest.raises(ValueError, match="one row per"):
+        gk.gradient_penalty(scores=critic(points).mean(), points=points, kind="r1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("engine", ["eager", "pruned"])
+def test_non_finite_images(value, engine):
+    """A NaN or an infinity in an image is not swallowed where the gradient depends on it."""
+    real, fake = critics.batches()
+    real[0, 0, 0, 0] = value
+    assert gk.gradient_penalty(Quadratic(), real, fake, engine=engine).isnan()
+
+
+def test_consistency():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(48, 5), nn.Linear(5, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = nn.functional.dropout(self.body(x.flatten(1)), 0.5)
+            return self.head(h), h
+
+    critic = Noisy().double()
+    torch.manual_seed(2)
+    (d1, f1), (d2, f2) = critic(REAL), critic(REAL)
+    distance = (d1 - d2).square()[:, 0] + 0.1 * (f1 - f2).square().mean(1)
+    for margin in (0.0, 0.05):
+        expected = 2.0 * (distance - margin).clamp(min=0).mean()
+        torch.manual_seed(2)
+        found = gk.consistency_penalty(critic, REAL, margin=margin, output=0, features=1)
+        torch.testing.assert_close(found, expected)
+        parameters = list(critic.parameters())
+        for got, want in zip(
+            grad(found, parameters, allow_unused=True),
+            grad(expected, parameters, retain_graph=True, allow_unused=True),
+            strict=True,
+        ):
+            assert (got is None) == (want is None)
+            if want is not None:
+                torch.testing.assert_close(got, want)
+    with pytest.raises(TypeError, match="output="):
+        gk.consistency_penalty(critic, REAL)

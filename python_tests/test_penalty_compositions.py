@@ -1,0 +1,180 @@
+"""gradient_penalty beside what people train with: DDP, autocast, dropout, BatchNorm, parametrizations, compile."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import critics
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.nn.utils.parametrizations import spectral_norm
+
+import gankern as gk
+
+ENGINES = ("eager", "pruned")
+
+
+def _ddp_worker(rank: int, file: str, engine: str, expected: list[Tensor]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    try:
+        critic = nn.parallel.DistributedDataParallel(critics.make("conv"))
+        real, fake = (x[3 * rank : 3 * rank + 3] for x in critics.batches())
+        alpha = torch.linspace(0, 1, 6, dtype=torch.float64)[3 * rank : 3 * rank + 3]
+        for _ in range(2):  # a second step fails if the first left DDP waiting for a gradient
+            critic.zero_grad()
+            gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine).backward()
+        for p, want in zip(critic.parameters(), expected, strict=True):
+            torch.testing.assert_close(p.grad, want)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ddp(engine, tmp_path: Path):
+    """Two processes give the gradients of one process with the whole batch, from the penalty alone."""
+    critic = critics.make("conv")
+    penalty = gk.gradient_penalty(critic, *critics.batches(), alpha=torch.linspace(0, 1, 6, dtype=torch.float64))
+    expected = list(grad(penalty, list(critic.parameters())))
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before])
+    try:
+        mp.spawn(_ddp_worker, (str(tmp_path / "store"), engine, expected), nprocs=2)
+    finally:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(engine, dtype):
+    """Under autocast the penalty stays near the float32 one, in float32, with parameters' gradients in float32."""
+    critic = critics.make("conv", torch.float32)
+    real, fake = critics.batches(dtype=torch.float32)
+    alpha = torch.rand(6)
+    expected = gk.gradient_penalty(critic, real, fake, alpha=alpha)
+    with torch.autocast("cpu", dtype):
+        penalty = gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine)
+    assert penalty.dtype == torch.float32
+    torch.testing.assert_close(penalty, expected, rtol=0.05, atol=0)
+    wanted = torch.cat([g.flatten() for g in grad(expected, list(critic.parameters()))])
+    found = torch.cat([g.flatten() for g in grad(penalty, list(critic.parameters()))])
+    assert found.dtype == torch.float32
+    assert (found - wanted).norm() <= 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_grad_scaler(engine):
+    """Gradients of 1e-9 vanish in float16 unless the scaler scales the inner gradient too."""
+    critic = critics.make("mlp", torch.float32)
+    with torch.no_grad():
+        critic[3].weight *= 1e-4
+        critic[5].weight *= 1e-4
+    real, _ = critics.batches(dtype=torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    options = {"kind": "r1", "weight": 1e12, "engine": engine}
+    exact = gk.gradient_penalty(critic, real, **options)
+    expected = grad(exact, critic[1].weight)[0]
+    optimizer = torch.optim.SGD(critic.parameters(), 0.0)
+    scaler.scale(torch.zeros((), requires_grad=True))  # GradScaler makes its scale at first use
+    with torch.autocast("cpu", torch.float16):
+        lost = gk.gradient_penalty(critic, real, **options)
+        kept = gk.gradient_penalty(critic, real, scaler=scaler, **options)
+    assert not torch.isclose(lost, exact, rtol=0.05)
+    torch.testing.assert_close(kept, exact, rtol=0.05, atol=0)
+    scaler.scale(kept).backward()
+    scaler.unscale_(optimizer)
+    found = critic[1].weight.grad
+    assert (found - expected).norm() <= 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_dropout_draws_one_mask(engine):
+    """The penalty is that of one network: the same as with the mask written into the critic."""
+    first, second = nn.Linear(48, 64).double(), nn.Linear(64, 1).double()
+    dropped = nn.Sequential(nn.Flatten(), first, nn.LeakyReLU(0.2), nn.Dropout(0.5), second)
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+    torch.manual_seed(4)
+    penalty = gk.gradient_penalty(dropped, real, fake, alpha=alpha, engine=engine)
+    torch.manual_seed(4)
+    mask = nn.functional.dropout(torch.ones(6, 64, dtype=torch.float64), 0.5)
+    fixed = gk.gradient_penalty(
+        lambda x: second(nn.functional.leaky_relu(first(x.flatten(1)), 0.2) * mask), real, fake, alpha=alpha
+    )
+    torch.testing.assert_close(penalty, fixed)
+    parameters = [first.weight, second.weight]
+    for a, b in zip(grad(penalty, parameters), grad(fixed, parameters), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_batch_norm_buffers_move_once():
+    one, two = critics.make("batch_normalised"), critics.make("batch_normalised")
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+    for critic, engine in ((one, "eager"), (two, "pruned")):
+        gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine).backward()
+    for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    assert one[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_spectral_norm_in_training(engine):
+    """One power iteration per penalty, and the gradient of the normalised weights at that iteration's u and v."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(48, 9)), nn.LeakyReLU(0.2), nn.Linear(9, 1)).double()
+    same = copy.deepcopy(critic)
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+    penalty = gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine)
+    x = gk.ops.interpolate(real, fake, alpha).requires_grad_()
+    (g,) = grad(same(x).sum(), x, create_graph=True)
+    expected = 10 * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    torch.testing.assert_close(penalty, expected)
+    for a, b in zip(critic.buffers(), same.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+    key = "parametrizations.weight.original"
+    found = grad(penalty, dict(critic[1].named_parameters())[key])[0]
+    torch.testing.assert_close(found, grad(expected, dict(same[1].named_parameters())[key])[0])
+
+
+@pytest.mark.parametrize("part", ["whole", "inside", "function"])
+def test_compiled_critic(part):
+    """A compiled critic, or one with a compiled part, runs its original code: torch.compile has no double backward."""
+    critic = critics.make("conv")
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+    expected = gk.gradient_penalty(critic, real, fake, alpha=alpha)
+    wanted = grad(expected, list(critic.parameters()))
+    if part == "whole":
+        compiled = torch.compile(critic, backend="aot_eager")
+    elif part == "inside":
+        compiled = nn.Sequential(torch.compile(critic, backend="aot_eager"))
+    else:
+        compiled = torch.compile(lambda x: critic(x), backend="aot_eager")
+    compiled(real)
+    penalty = gk.gradient_penalty(compiled, real, fake, alpha=alpha)
+    torch.testing.assert_close(penalty, expected)
+    for a, b in zip(grad(penalty, list(critic.parameters())), wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_in_a_training_loop():
+    """A toy WGAN-GP critic learns: its gradient norm approaches the target, with penalty and loss in one backward."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
+    for _ in range(150):
+        real, fake = torch.randn(64, 2), torch.randn(64, 2) + 2
+        penalty, norm = gk.gradient_penalty(critic, real, fake, return_norm=True)
+        optimizer.zero_grad()
+        (critic(fake).mean() - critic(real).mean() + penalty).backward()
+        optimizer.step()
+    assert norm.item() == pytest.approx(1, abs=0.25)

@@ -1,0 +1,265 @@
+"""gankern.nn.functional, the mode, the layers and patch: torch's numbers at every order, and no zeros below."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import critics
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.nn.utils import parametrize
+
+import gankern as gk
+from gankern.nn import _contraction as contraction
+
+
+def constant(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+FUNCTIONS = {
+    "linear": lambda x: F.linear(x, constant(5, 8), constant(5)),
+    "relu": F.relu,
+    "torch.relu": torch.relu,
+    "Tensor.relu": lambda x: x.relu(),
+    "relu-inplace": lambda x: F.relu(x * 1, inplace=True),
+    "torch.relu_": lambda x: torch.relu_(x * 1),
+    "Tensor.relu_": lambda x: (x * 1).relu_(),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "leaky_relu-negative": lambda x: F.leaky_relu(x, -0.5),
+    "leaky_relu-inplace": lambda x: F.leaky_relu(x * 1, 0.2, inplace=True),
+    "prelu": lambda x: F.prelu(x, constant(1)),
+    "prelu-channels": lambda x: F.prelu(x, constant(3)),
+    "hardtanh": lambda x: F.hardtanh(x, -0.4, 0.5),
+    "relu6": lambda x: F.relu6(5 * x),
+    "threshold": lambda x: F.threshold(x, 0.1, 0.7),
+    "abs": torch.abs,
+    "conv1d": lambda x: F.conv1d(x.flatten(2), constant(4, 3, 3), constant(4), 2, 1),
+    "conv2d": lambda x: F.conv2d(x, constant(4, 3, 3, 3), constant(4), 2, 1, 2),
+    "conv2d-groups": lambda x: F.conv2d(x, constant(6, 1, 3, 3), groups=3),
+    "conv2d-same": lambda x: F.conv2d(x, constant(4, 3, 4, 3), padding="same", dilation=2),
+    "conv2d-valid": lambda x: F.conv2d(x, constant(4, 3, 4, 3), padding="valid", stride=3),
+    "conv2d-unbatched": lambda x: F.conv2d(x[0], constant(4, 3, 3, 3)),
+    "conv3d": lambda x: F.conv3d(x[:, None], constant(2, 1, 2, 3, 3), padding=(0, 1, 1)),
+    "conv_transpose1d": lambda x: F.conv_transpose1d(x.flatten(2), constant(3, 2, 3), stride=2),
+    "conv_transpose2d": lambda x: F.conv_transpose2d(x, constant(3, 2, 3, 3), constant(2), 2, 1, 1),
+    "conv_transpose2d-groups": lambda x: F.conv_transpose2d(x, constant(3, 2, 3, 3), None, 1, 0, 0, 3, 2),
+    "conv_transpose3d": lambda x: F.conv_transpose3d(x[:, None], constant(1, 2, 2, 2, 2), stride=2),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 3, 2, 1, True, False),
+    "avg_pool3d": lambda x: F.avg_pool3d(x[:, None], 2),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, (2, None)),
+    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1, 1, True),
+    "max_pool3d": lambda x: F.max_pool3d(x[:, None], 2),
+    "pad-reflect": lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect"),
+    "pad-replicate": lambda x: F.pad(x.flatten(2), (1, 2), mode="replicate"),
+}
+
+
+def derivatives(f, x: Tensor, zero_aware: bool) -> list[Tensor | None]:
+    """Value, gradient, and the gradients of a function of that gradient: of the cotangent, and of x."""
+    x = x.detach().requires_grad_()
+    h = x * 1
+    if zero_aware:
+        with gk.nn.zero_aware():
+            y = f(h)
+    else:
+        y = f(h)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64).requires_grad_()
+    (first,) = grad(y, h, g, create_graph=True)
+    dg, dh = grad((first**2).sum(), (g, h), create_graph=True, allow_unused=True)
+    third = grad(dg.square().sum(), g)[0]
+    return [y, first, dg, third, dh]
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_functions(name):
+    x = constant(2, 3, 8, 8)
+    if not name.startswith("prelu"):  # at 0 torch's prelu has one slope at first order and another at second
+        x[0, 0, 0, :3] = torch.tensor([0.0, -0.0, 0.5])
+    *theirs, _ = derivatives(FUNCTIONS[name], x, False)
+    *ours, below = derivatives(FUNCTIONS[name], x, True)
+    for own, torchs in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, torchs)
+    assert below is None, "gradients flow where they are identically zero"
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "hardtanh", "threshold", "max_pool2d", "relu-inplace", "prelu"])
+def test_nan_and_infinity(name):
+    x = constant(2, 3, 8, 8)
+    x[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    for own, torchs in zip(
+        derivatives(FUNCTIONS[name], x, True)[:3], derivatives(FUNCTIONS[name], x, False)[:3], strict=True
+    ):
+        assert torch.equal(own.isnan(), torchs.isnan())
+        torch.testing.assert_close(own.nan_to_num(), torchs.nan_to_num())
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_and_smooth_neighbours(transposed):
+    """All derivatives of a convolution between smooth layers, its output used twice, against finite differences."""
+    shape = (2, 3, 3, 3) if transposed else (3, 2, 3, 3)
+    own = gk.nn.functional.conv_transpose2d if transposed else gk.nn.functional.conv2d
+
+    def f(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = own(x.tanh(), weight, bias, stride=2, padding=1)
+        return gk.nn.functional.leaky_relu(y.sigmoid() - 0.5, 0.2) * y
+
+    inputs = [constant(2, 2, 5, 4), constant(*shape), constant(3)]
+    inputs = [t.requires_grad_() for t in inputs]
+    assert torch.autograd.gradcheck(f, inputs)
+    assert torch.autograd.gradgradcheck(f, inputs)
+
+
+def test_large_products():
+    """float32 products that oneDNN takes: every order, and operands with any strides."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(200, 160), nn.LeakyReLU(0.2), nn.Linear(160, 170), nn.Tanh(), nn.Linear(170, 160))
+    for x in (
+        torch.randn(192, 200),
+        torch.randn(200, 192).t(),
+        torch.randn(2, 96, 200),
+        torch.randn(1, 200).expand(192, 200),
+    ):
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            model, points = copy.deepcopy(critic).to(dtype), x.to(dtype).detach().requires_grad_()
+            if dtype == torch.float32:
+                with gk.nn.zero_aware():
+                    scores = model(points)
+                assert "MatrixProduct" in str(scores.grad_fn) or scores.dim() == 3
+            else:
+                scores = model(points)
+            (g,) = grad(scores.square().sum(), points, create_graph=True)
+            found.append([g, *grad(g.square().sum() + scores.sum(), list(model.parameters()))])
+        for exact, single in zip(*found, strict=True):
+            assert (exact - single).norm() <= 1e-5 * exact.norm()
+
+
+def test_inner_gradient_skips_weights(monkeypatch):
+    """torch.autograd.grad(scores, points) must not compute weight gradients that nobody asked for."""
+    seen = []
+    forward = contraction.ConvolutionWeightGradient.forward
+
+    def counted(*arguments):
+        seen.append(1)
+        return forward(*arguments)
+
+    monkeypatch.setattr(contraction.ConvolutionWeightGradient, "forward", staticmethod(counted))
+    layer, x = gk.nn.Conv2d(3, 4, 3), torch.randn(2, 3, 6, 6, requires_grad=True)
+    y = layer(x).square().sum()
+    grad(y, x, create_graph=True)
+    assert not seen
+    grad(y, layer.weight, create_graph=True)
+    assert seen
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    """Layers cast as autocast does, also where gradients are taken inside or outside of the autocast region."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(288, 1))
+    x = torch.randn(4, 3, 8, 8)
+    found = []
+    for aware in (False, True):
+        points = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype):
+            if aware:
+                with gk.nn.zero_aware():
+                    scores = critic(points)
+            else:
+                scores = critic(points)
+            assert scores.dtype == dtype
+            (g,) = grad(scores.float().sum(), points, create_graph=True)
+        weights = [critic[0].weight, critic[3].weight]
+        found.append([scores, g, *grad(g.square().sum(), weights)])
+    for theirs, ours in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - theirs).float().norm() <= 4 * torch.finfo(dtype).eps * theirs.float().norm()
+
+
+def test_autocast_around_backward_only():
+    """A float32 forward pass stays float32 at every order, even if the gradient is taken under autocast."""
+    layer, x = gk.nn.Conv2d(3, 4, 3), torch.randn(2, 3, 6, 6, requires_grad=True)
+    scores = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        (g,) = grad(scores.square().sum(), x, create_graph=True)
+        (dw,) = grad(g.square().sum(), layer.weight)
+    (expected,) = grad(layer(x).square().sum(), x, create_graph=True)
+    torch.testing.assert_close(g, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(dw, grad(expected.square().sum(), layer.weight)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last():
+    critic = critics.make("conv", torch.float32).to(memory_format=torch.channels_last)
+    real, fake = (x.to(memory_format=torch.channels_last) for x in critics.batches(dtype=torch.float32))
+    alpha = torch.rand(6)
+    parameters = list(critic.parameters())
+    pruned, eager = (
+        grad(gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=e), parameters) for e in ("pruned", "eager")
+    )
+    for a, b in zip(pruned, eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    x = gk.ops.interpolate(real, fake, alpha)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def modules(critic: nn.Module) -> list[str]:
+    return [type(m).__module__.split(".")[0] for m in critic.modules()]
+
+
+@pytest.mark.parametrize("name", list(critics.ALL))
+def test_patch(name):
+    critic = critics.make(name)
+    before, keys, x = modules(critic), list(critic.state_dict()), critics.batches()[0]
+    parameters = [p for p in critic.parameters() if p.requires_grad]
+
+    def by_hand() -> list[Tensor]:
+        points = x.clone().requires_grad_()
+        (g,) = grad(critic(points).sum(), points, create_graph=True)
+        return [g, *grad(g.flatten(1).norm(dim=1).sum(), parameters, allow_unused=True)]
+
+    expected = by_hand()
+    report = gk.nn.utils.patch(critic)
+    assert report.swapped
+    assert str(report).startswith("swapped ")
+    assert list(critic.state_dict()) == keys
+    for own, torchs in zip(by_hand(), expected, strict=True):
+        if own is None:
+            assert torchs is None or not torchs.any()
+        else:
+            torch.testing.assert_close(own, torchs)
+    assert not gk.nn.utils.patch(critic).swapped
+    report.undo()
+    assert modules(critic) == before
+
+
+def test_patched_parametrization_can_be_removed():
+    critic = critics.make("normalised")
+    gk.nn.utils.patch(critic)
+    parametrize.remove_parametrizations(critic[0], "weight")
+    assert type(critic[0]) is gk.nn.Conv2d
+
+
+def test_layers_are_torchs():
+    ours, torchs = (
+        gk.nn.Conv2d(3, 4, 3, padding_mode="circular", padding=1),
+        nn.Conv2d(3, 4, 3, padding_mode="circular", padding=1),
+    )
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 5, 5)
+    assert torch.equal(ours(x), torchs(x))
+    assert torch.equal(pickle.loads(pickle.dumps(ours))(x), torchs(x))
+    assert isinstance(ours, nn.Conv2d)
+
+
+def test_torch_func_and_compile():
+    layer = nn.Sequential(gk.nn.Conv2d(3, 4, 3), gk.nn.LeakyReLU(0.2)).double()
+    x = constant(2, 3, 6, 6)
+    expected = grad(layer(x.requires_grad_()).square().sum(), x)[0]
+    torch.testing.assert_close(torch.func.grad(lambda t: layer(t).square().sum())(x.detach()), expected)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(grad(compiled(x).square().sum(), x)[0], expected)
