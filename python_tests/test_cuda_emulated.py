@@ -74,12 +74,12 @@ def same_bits(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(x.nan_to_num(12345.0), y.nan_to_num(12345.0)) for x, y in zip(a, b, strict=True))
 
 
-def agree(function: str, arguments: tuple[object, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def agree(function: str, arguments: tuple[object, ...], dtype: torch.dtype, ready: bool = False) -> tuple[Tensor, ...]:
     """Runs a function; its error may be twice that of plain torch in the same dtype, plus a rounding floor.
 
-    Arguments in float64 are cast; a float32 argument of a half op is an intermediate result in its own dtype.
+    `ready` arguments have their dtypes: some of a half op are float32, such as sigma.
     """
-    if not any(isinstance(x, Tensor) and x.dtype == dtype for x in tree_leaves(arguments)):
+    if not ready:
         arguments = cast(arguments, dtype)
     got, plain = run(function, arguments), run(function, arguments, "reference")
     exact = run(function, cast(arguments, torch.float64), "reference")
@@ -104,7 +104,7 @@ def test_agrees_with_the_reference(op: str, sample, monkeypatch: pytest.MonkeyPa
     arguments = sample.make(torch.Generator().manual_seed(3))
     for dtype in spec.dtypes:
         for function, inputs in spec.operators(cast(arguments, dtype), torch.Generator().manual_seed(4)):
-            got = agree(function, inputs, dtype)
+            got = agree(function, inputs, dtype, ready=True)
             assert same_bits(run(function, strided(inputs)), got), f"{function}: strides change the result"
             with monkeypatch.context() as context:
                 context.setenv("GANKERN_EMULATE_REVERSE", "1")
@@ -178,3 +178,45 @@ def test_minibatch_l1_refuses_what_it_cannot_run() -> None:
         run("minibatch_l1_double_backward", (m[:3], torch.zeros(4, 2), m))
     with pytest.raises(RuntimeError, match="float64, float32, bfloat16 or float16"):
         run("minibatch_l1", (m.int(), False))
+
+
+def spectral_inputs(shapes: list[tuple[int, int]], scale: float = 1.0) -> list[tuple[str, tuple[object, ...]]]:
+    generator = torch.Generator().manual_seed(7)
+    weights = [scale * torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    u, v = (
+        [
+            torch.nn.functional.normalize(torch.randn(s[k], generator=generator, dtype=torch.float64), dim=0)
+            for s in shapes
+        ]
+        for k in (0, 1)
+    )
+    return SPECS["spectral_norm"].operators((weights, u, v, [0] * len(shapes), 2, 1e-12), generator)
+
+
+def test_spectral_norm_of_more_layers_than_one_launch_takes() -> None:
+    for function, inputs in spectral_inputs([(3 + k % 5, 2 + k % 7) for k in range(70)]):
+        agree(function, inputs, torch.float64)
+
+
+def test_spectral_norm_of_several_items_and_panels_per_layer() -> None:
+    for function, inputs in spectral_inputs([(300, 130), (9, 2500)]):
+        agree(function, inputs, torch.float32)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e14])
+def test_spectral_norm_where_the_square_of_a_weight_leaves_float32(scale: float) -> None:
+    """|W^T (W v)| is then recomputed as W^T u."""
+    function, inputs = spectral_inputs([(20, 30)], scale)[0]
+    agree(function, inputs, torch.float32)
+
+
+def test_spectral_norm_refuses_what_it_cannot_run() -> None:
+    w, u, v = torch.zeros(4, 3), torch.zeros(4), torch.zeros(3)
+    with pytest.raises(RuntimeError, match="one of dims per weight"):
+        run("spectral_norm", ([w], [u], [v], [], 1, 1e-12))
+    with pytest.raises(RuntimeError, match="expected u of length 4"):
+        run("spectral_norm", ([w], [v], [v], [0], 1, 1e-12))
+    with pytest.raises(RuntimeError, match="of one dtype"):
+        run("spectral_norm", ([w, w.double()], [u, u], [v, v], [0, 0], 1, 1e-12))
+    with pytest.raises(RuntimeError, match="expected grads"):
+        run("spectral_norm_backward", ([w.t()[:2]], torch.zeros(1), [w], torch.zeros(7), torch.ones(1), [0]))
