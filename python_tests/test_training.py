@@ -291,6 +291,14 @@ def test_a_failed_write_leaves_the_checkpoints_before(tmp_path, monkeypatch):
     assert not list(trainer.checkpoint_folder.glob(".*"))
 
 
+def test_what_a_killed_write_left_is_swept_away(tmp_path):
+    trainer = _trainer(tmp_path, "wgan", steps=1)
+    trainer.run()
+    (trainer.checkpoint_folder / ".step-00000002.safetensors.x1y2").write_bytes(b"half")
+    _trainer(tmp_path, "wgan", steps=1)
+    assert sorted(p.suffix for p in trainer.checkpoint_folder.iterdir()) == [".json", ".safetensors"]
+
+
 def test_metrics_drop_what_comes_after_a_checkpoint_and_half_a_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": k, "x": 1.0}) + "\n" for k in range(1, 6)) + '{"step": 6, "x"')

@@ -55,16 +55,22 @@ class MLPCritic(nn.Module):
         hidden: sizes of the hidden layers.
         kernels: features of minibatch discrimination (Salimans et al. 2016) before the last layer; 0 for none.
         kernel_dim: their dimension.
+        slope: of the leaky ReLUs; 0 for plain ones.
 
     Shape:
         input (N, features), output (N,).
     """
 
     def __init__(
-        self, shape: Sequence[int], hidden: Sequence[int] = (64, 64), kernels: int = 0, kernel_dim: int = 5
+        self,
+        shape: Sequence[int],
+        hidden: Sequence[int] = (64, 64),
+        kernels: int = 0,
+        kernel_dim: int = 5,
+        slope: float = 0.2,
     ) -> None:
         super().__init__()
-        layers = _hidden([_features("MLPCritic", shape), *hidden], lambda: nn.LeakyReLU(0.2))
+        layers = _hidden([_features("MLPCritic", shape), *hidden], lambda: nn.LeakyReLU(slope))
         if kernels:
             layers.append(gnn.MinibatchDiscrimination(hidden[-1], kernels, kernel_dim, init="salimans"))
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1] + kernels, 1))

@@ -67,7 +67,7 @@ def _scatter(samples: Tensor, source: Source) -> np.ndarray:
 
 
 def write(folder: Path, step: int, samples: Tensor, source: Source) -> None:
-    """folder/step-NNNNNNNN.png, and for images the numbers behind it, for the report's strip.
+    """Writes folder/step-NNNNNNNN.png.
 
     Raises:
         OSError: it could not be written.

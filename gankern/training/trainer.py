@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gankern.training import checkpoint as checkpoints
-from gankern.training import gradients, sheets
+from gankern.training import files, gradients, sheets
 from gankern.training.checkpoint import Checkpoint
 from gankern.training.data import Source
 from gankern.training.metrics import Metrics
@@ -66,6 +66,7 @@ class Trainer:
         sheet_rng = torch.Generator().manual_seed(seed)
         self.sheet_latents = torch.randn((_SHEET, recipe.latent), generator=sheet_rng)
         self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+        files.sweep(self.checkpoint_folder)
 
     @property
     def checkpoint_folder(self) -> Path:

@@ -124,10 +124,10 @@ def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.nd
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A running mean over a twentieth of the run."""
+    """A running median over a twentieth of the run."""
     window = max(1, len(values) // 20)
     padded = np.concatenate([np.full(window // 2, values[0]), values, np.full(window - 1 - window // 2, values[-1])])
-    return np.convolve(padded, np.full(window, 1 / window), "valid")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, colour: Any, label: str) -> None:

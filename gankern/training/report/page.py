@@ -25,7 +25,7 @@ img { max-width: 100%; height: auto } footer { color: #8a94a3; margin-top: 3rem 
 SECTIONS = {
     "samples.png": ("Samples", "From the running average of the generator, not chosen by hand."),
     "progress.png": ("The same latent vectors, step after step", ""),
-    "curves.png": ("Learning curves", "Faint: as logged. Bold: a running mean over a twentieth of the run."),
+    "curves.png": ("Learning curves", "Faint: as logged. Bold: a running median over a twentieth of the run."),
     "vanishing.png": (
         "Vanishing gradients",
         "The share of each layer's gradients with an absolute value below 0.01 (Bandhey, Lopez and Rabinowitz, figure "
