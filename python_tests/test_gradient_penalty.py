@@ -11,7 +11,7 @@ from torch.autograd import grad
 import gankern as gk
 
 KINDS = ("wgan-gp", "wgan-lp", "dragan", "zero-centered", "r1", "r2", "roth")
-ENGINES = ("eager", "pruned", "auto")
+ENGINES = ("eager", "pruned", "traced", "auto")
 
 
 def charge(norm: Tensor, kind: str, target: float) -> Tensor:
@@ -93,7 +93,7 @@ def test_quadratic_critic(kind, engine):
     torch.testing.assert_close(grad(penalty, critic.h), grad(expected, critic.h))
 
 
-@pytest.mark.parametrize("engine", ["eager", "pruned"])
+@pytest.mark.parametrize("engine", ["eager", "pruned", "traced"])
 @pytest.mark.parametrize("kind", ["wgan-gp", "roth"])
 @pytest.mark.parametrize("name", list(critics.ALL))
 def test_finite_differences(name, kind, engine):
@@ -128,12 +128,12 @@ def test_engines_agree(name, kind):
     critic = critics.make(name, torch.float32)
     real, fake = critics.batches(dtype=torch.float32)
     found = []
-    for engine in ("eager", "pruned"):
+    for engine in ("eager", "pruned", "traced", "traced"):
         generator = torch.Generator().manual_seed(0)
         penalty = gk.gradient_penalty(critic, real, fake, kind, target=0.05, generator=generator, engine=engine)
         found.append([penalty, *grad(penalty, [p for p in critic.parameters() if p.requires_grad])])
-    for eager, pruned in zip(*found, strict=True):
-        assert (eager - pruned).norm() <= 1e-5 * eager.norm() + 1e-7
+    for eager, *others in zip(*found, strict=True):
+        assert all((eager - x).norm() <= 1e-5 * eager.norm() + 1e-7 for x in others)
 
 
 def test_by_hand():
@@ -170,7 +170,7 @@ def test_detaches_images():
     assert fake.grad is None
 
 
-@pytest.mark.parametrize("engine", ["eager", "pruned"])
+@pytest.mark.parametrize("engine", ["eager", "pruned", "traced"])
 def test_zero_gradient(engine):
     """|g| = 0 must give gradient 0, not NaN."""
     critic = critics.make("mlp")
@@ -347,7 +347,7 @@ def test_errors_of_given_points():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("engine", ["eager", "pruned"])
+@pytest.mark.parametrize("engine", ["eager", "pruned", "traced"])
 def test_non_finite_images(value, engine):
     """A NaN or an infinity in an image is not swallowed where the gradient depends on it."""
     real, fake = critics.batches()

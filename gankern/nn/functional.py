@@ -25,6 +25,9 @@ from gankern.ops._apply import apply
 _aten = torch.ops.aten
 _Ints = int | Sequence[int]
 
+#: Types of tensors that torch's operators take as they are. Tracing adds fake tensors.
+PLAIN: set[type] = {Tensor, torch.nn.Parameter}
+
 
 def _ordinary(x: Tensor, *others: Tensor | None) -> bool:
     """Whether torch's own function must or may as well run."""
@@ -33,7 +36,7 @@ def _ordinary(x: Tensor, *others: Tensor | None) -> bool:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     given = [t for t in (x, *others) if t is not None]
-    plain = all(type(t) in (Tensor, torch.nn.Parameter) and t.layout == torch.strided for t in given)
+    plain = all(type(t) in PLAIN and t.layout == torch.strided for t in given)
     return not plain or x.is_complex() or not any(t.requires_grad for t in given)
 
 

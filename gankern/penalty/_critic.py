@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,25 @@ from torch import Tensor
 
 from gankern.nn import zero_aware
 
-#: "auto" is "pruned".
-ENGINES = ("auto", "pruned", "eager")
+ENGINES = ("auto", "compiled", "traced", "pruned", "eager")
+
+
+_uncompiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As torch.compiler.disable, without importing torch's compiler where nothing is compiled."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if function not in _uncompiled:
+            _uncompiled[function] = torch.compiler.disable(function)
+        return _uncompiled[function](*args, **kwargs)
+
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]  # a compiled caller does not look into it
+    return run
 
 
 @contextlib.contextmanager

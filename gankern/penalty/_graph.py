@@ -35,7 +35,7 @@ def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor],
 _ACCUMULATE = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
 
 
-def _leaves(*roots: Tensor) -> dict[Any, Tensor]:
+def leaves(*roots: Tensor) -> dict[Any, Tensor]:
     """The leaf tensors below some tensors, by their node of the graph."""
     found: dict[Any, Tensor] = {}
     seen = set()
@@ -76,8 +76,8 @@ def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor]) ->
     """
     if not value.requires_grad:
         return value
-    below = _leaves(*scores)
-    reached = _leaves(value)
+    below = leaves(*scores)
+    reached = leaves(value)
     points_ids = {id(p) for p in points}
     missing = [p for node, p in below.items() if node not in reached and id(p) not in points_ids]
     return apply(_Anchor, value, *missing) if missing else value

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gankern.ops import _checks, interpolate, norm_penalty
-from gankern.penalty import _graph
-from gankern.penalty._critic import ENGINES, Critic, checked, choose, per_sample
+from gankern.penalty import _graph, traced
+from gankern.penalty._critic import ENGINES, Critic, checked, choose, per_sample, uncompiled
 
 _OP = "gradient_penalty"
 
@@ -29,6 +29,7 @@ _AT_POINTS = ("r1", "r2", "zero-centered", "wgan-gp", "wgan-lp")
 _MIXED = ("wgan-gp", "wgan-lp", "zero-centered", "dragan")
 
 
+@uncompiled
 def gradient_penalty(
     critic: Callable[..., Any] | None = None,
     real: Tensor | None = None,
@@ -69,16 +70,21 @@ def gradient_penalty(
 
     Args:
         critic: a module or function; called as critic(x, *args, **kwargs). A compiled critic runs its original code,
-            because torch.compile has no double backward. A DistributedDataParallel critic works: the gradients inside
-            are each process's own, and the one `.backward()` reduces them.
+            because torch.compile has no double backward, and a compiled caller is interrupted here. A
+            DistributedDataParallel critic works: the gradients inside are each process's own, and the one
+            `.backward()` reduces them.
         real, fake: (N, ...), floating point. fake is needed by all kinds but "r1" and "dragan", real by all but "r2".
         kind: one of the above.
         weight: the factor before the mean.
         target: the norm that costs nothing, for wgan-gp, wgan-lp and dragan.
         alpha: (N,) or (N, 1, ..., 1); drawn by `torch.rand((N,), device=real.device, generator=generator)` if absent.
         generator: draws alpha, and after it the noise of dragan.
-        engine: "eager" is torch's own double backward; "pruned" leaves out all gradients that are zero because a part
-            of the critic is piecewise linear (see `gankern.nn.functional`); "auto" is "pruned".
+        engine: "eager" is torch's own double backward. "pruned" leaves out all gradients that are zero because a part
+            of the critic is piecewise linear (see `gankern.nn.functional`). "traced" runs value and gradients as one
+            graph, which is made of a module and checked against "eager" at its first use, and used again as long as
+            nothing that it depends on has changed; the result then cannot be differentiated twice. "compiled" is a
+            graph compiled by Inductor. What cannot be traced runs "pruned", with one warning that says why. "auto" is
+            "pruned", and "traced" without warnings from the third call in one state on.
         scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
             forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
             and "wgan-lp". Either may be a sequence; the penalties of several points tensors, such as real and fake
@@ -101,25 +107,49 @@ def gradient_penalty(
         return _skipped(real if real is not None else fake, points, return_norm)
     scale = 1.0 if scaler is None else float(scaler.get_scale())
     shared = scores is not None or points is not None
+    anchored: Sequence[Tensor] = ()
     if shared:
         if critic is not None or real is not None or fake is not None or alpha is not None:
             raise ValueError(f"{_OP}: scores= and points= replace critic, real, fake and alpha")
         batches, at = _given(scores, points, kind, output)
-        weights: list[Tensor | None] = [None] * len(at)
+        value, norm = _at_points(batches, at, kind, target, scale)
     else:
         if critic is None or not callable(critic):
             raise TypeError(f"{_OP}: critic must be a module or function, got {type(critic).__name__}")
         run = Critic(_OP, critic, engine, output, tuple(args), dict(kwargs or {}))
         at = _points(real, fake, kind, alpha, generator)
+        value, norm, anchored = _evaluate(run, at, kind, target, scale)
+    penalty = value * (weight * KINDS[kind][1] * every)
+    if anchored:
+        penalty = _graph.anchor(penalty, anchored, at)
+    return (penalty, norm) if return_norm else penalty
+
+
+def _evaluate(
+    run: Critic, at: Sequence[Tensor], kind: str, target: float, scale: float
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """Value and mean norm by the critic's engine, and the scores, if parameters below them still lack a gradient."""
+
+    def evaluate(critic: Critic, points: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         with torch.enable_grad():
-            batches = [run(x) for x in at]
-        weights = _roth_weights(batches) if kind == "roth" else [None]
+            batches = [critic(x) for x in points]
+        return *_at_points(batches, points, kind, target, scale), batches
+
+    if run.engine in ("auto", "traced", "compiled") and torch.is_grad_enabled():
+        found = traced.attempt(run, at, (kind, target, scale), evaluate)
+        if found is not None:
+            return found
+    return evaluate(run, at)
+
+
+def _at_points(
+    batches: Sequence[Tensor], at: Sequence[Tensor], kind: str, target: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Value, before its weight, and mean norm, of scores at points."""
+    weights: Sequence[Tensor | None] = _roth_weights(batches) if kind == "roth" else [None] * len(at)
     gradients = _graph.input_gradients(_OP, batches, at, scale)
     value, norms = _charge(gradients, weights, kind, target)
-    penalty = value * (weight * KINDS[kind][1] * every)
-    if not shared:
-        penalty = _graph.anchor(penalty, batches, at)
-    return (penalty, torch.cat(norms).mean()) if return_norm else penalty
+    return value, (norms[0] if len(norms) == 1 else torch.cat(norms)).mean()
 
 
 def _charge(
@@ -136,7 +166,7 @@ def _charge(
     return total, norms
 
 
-def _roth_weights(batches: Sequence[Tensor]) -> list[Tensor | None]:
+def _roth_weights(batches: Sequence[Tensor]) -> list[Tensor]:
     real, fake = (per_sample(s) for s in batches)
     return [torch.sigmoid(-real).square(), torch.sigmoid(fake).square()]
 

@@ -1,0 +1,12 @@
+"""The engine "traced": a critic's whole penalty, with all its gradients, as one graph without derivatives.
+
+code.py         what a critic's own code depends on besides its attributes
+fingerprint.py  a critic's state as a key: what must be the same for a graph to be valid
+trace.py        the graph, from torch's autograd over fake tensors
+prune.py        zeros propagated, dead code removed
+engine.py       which graph runs when; the autograd Function around it; the comparison with eager
+"""
+
+from gankern.penalty.traced.engine import attempt
+
+__all__ = ["attempt"]
