@@ -1,0 +1,54 @@
+"""What the recipes reach, with fixed seeds: minutes, on the CPU."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from gankern.diagnostics import mode_coverage
+from gankern.training import Trainer, recipes
+from gankern.training.data import open_source
+
+RING = {"steps": 4000, "batch": 256, "generator_lr": 1e-3, "critic_lr": 2e-3, "kernels": 32}
+
+
+def _trained(folder, name: str, data: str, **changes) -> Trainer:
+    recipe = recipes.find(name)()
+    for key, value in changes.items():
+        setattr(recipe, key, value)
+    trainer = Trainer(recipe, open_source(data), folder, seed=0, save_every=10**9, sheet_every=10**9)
+    assert trainer.run()
+    return trainer
+
+
+def _samples(trainer: Trainer, n: int) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(123)
+    return trainer.generate(torch.randn((n, trainer.recipe.latent), generator=rng))
+
+
+@pytest.mark.slow
+def test_sngan_gp_covers_the_ring(tmp_path):
+    trainer = _trained(tmp_path, "sngan-gp", "ring8", **RING)
+    modes = trainer.source.modes
+    found = mode_coverage(_samples(trainer, 10_000), modes.centres, modes.std, sigmas=3, share=0.01)
+    assert found.covered == 8, found
+
+
+@pytest.mark.slow
+def test_the_default_recipe_makes_recognisable_digits(tmp_path):
+    from sklearn.datasets import load_digits
+    from sklearn.svm import SVC
+
+    trainer = _trained(tmp_path, recipes.DEFAULT, "digits")
+    digits = load_digits()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        judge = SVC(gamma=0.001, probability=True, random_state=0).fit(digits.data, digits.target)
+    rows = ((_samples(trainer, 1000)[:, 0] + 1) * 8).reshape(1000, -1).numpy()
+    probability = judge.predict_proba(rows)
+    share = np.bincount(probability.argmax(1), minlength=10) / 1000
+    assert share.min() >= 0.03, share
+    assert probability.max(1).mean() >= 0.8
