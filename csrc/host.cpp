@@ -31,5 +31,4 @@ PYBIND11_MODULE(_host, m) {
       py::arg("name"), "Changes the instruction set for the whole process.");
   m.def("peak_instructions", &gankern_peak_instructions, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
         "Float vector instructions per lane and second that this thread reaches in registers, measured for so long.");
-  m.def("isa_environment_error", &gankern_isa_environment_error, "What is wrong with GANKERN_ISA, or an empty string.");
 }

@@ -18,7 +18,7 @@ def _one_of(variable: str, allowed: tuple[str, ...], problems: list[str]) -> str
     value = os.environ.get(variable, "") or allowed[0]
     if value in allowed:
         return value
-    problems.append(f"{variable}: expected {', '.join(allowed)}; got {value!r}")
+    problems.append(f"{variable}: expected {', '.join(name for name in allowed if name)}; got {value!r}")
     return allowed[0]
 
 
@@ -30,8 +30,13 @@ default_backend = _one_of("GANKERN_BACKEND", (AUTO, *BACKENDS), _problems)
 #: Whether a CPU op that cannot run native raises instead of falling back.
 require_native = _one_of("GANKERN_REQUIRE_NATIVE", ("0", "1"), _problems) == "1"
 
-if _libraries.host and _libraries.host.isa_environment_error():
-    _problems.append(str(_libraries.host.isa_environment_error()))
+#: The instruction set is chosen by the native library, which reads the variable itself; so is the memory it keeps.
+_isa = _one_of("GANKERN_ISA", ("", "baseline", "avx2", "avx512"), _problems)
+if _isa and _libraries.host and _isa not in _libraries.host.isa_supported():
+    _problems.append(f"GANKERN_ISA: {_isa} is not supported by this processor or build")
+_mebibytes = os.environ.get("GANKERN_KEEP_MEMORY", "")
+if _mebibytes and not (_mebibytes.isascii() and _mebibytes.isdigit() and int(_mebibytes) <= 1 << 20):
+    _problems.append(f"GANKERN_KEEP_MEMORY: expected 0 to {1 << 20}, in MiB; got {_mebibytes!r}")
 
 #: What is wrong, each with the variable's name, what was expected and what came.
 problems: tuple[str, ...] = tuple(_problems)

@@ -11,7 +11,7 @@ class Host:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        for name in ("gankern_isa", "gankern_isa_level", "gankern_isa_environment_error"):
+        for name in ("gankern_isa", "gankern_isa_level"):
             getattr(self._library, name).restype = ctypes.c_char_p
         self._library.gankern_peak_instructions.restype = ctypes.c_double
         self._library.gankern_peak_instructions.argtypes = [ctypes.c_double]
@@ -38,7 +38,3 @@ class Host:
     def peak_instructions(self, seconds: float) -> float:
         """Float vector instructions per lane and second that this thread reaches in registers."""
         return float(self._library.gankern_peak_instructions(seconds))
-
-    def isa_environment_error(self) -> str:
-        """What is wrong with GANKERN_ISA, or an empty string."""
-        return str(self._library.gankern_isa_environment_error().decode())

@@ -46,7 +46,7 @@ class backend:
     """
 
     def __init__(self, name: str) -> None:
-        if name != _AUTO and name not in BACKENDS:
+        if not isinstance(name, str) or (name != _AUTO and name not in BACKENDS):
             raise ValueError(f"backend: name must be auto, {', '.join(BACKENDS)}; got {name!r}")
         self.name = name
         self._outer: list[str | None] = []

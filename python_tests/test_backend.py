@@ -146,6 +146,7 @@ SETTINGS = {
     "GANKERN_BACKEND": ("fast", "expected auto, native, triton, cuda, reference; got 'fast'"),
     "GANKERN_REQUIRE_NATIVE": ("yes", "expected 0, 1; got 'yes'"),
     "GANKERN_ISA": ("sse9", "expected baseline, avx2, avx512; got 'sse9'"),
+    "GANKERN_KEEP_MEMORY": ("1e3", "expected 0 to 1048576, in MiB; got '1e3'"),
 }
 
 
@@ -162,6 +163,13 @@ def test_a_variable_that_means_nothing(variable):
     child = run("import torch, gankern; gankern.ops.minibatch_l1(torch.ones(2, 2, 2))", **{variable: value})
     assert child.returncode != 0
     assert child.stderr.strip().endswith(f"ValueError: {told}")
+
+
+@native
+def test_a_variable_of_odd_characters():
+    """What is told is cut nowhere within a character."""
+    child = run("import gankern; print(len(gankern.info()['warnings']))", GANKERN_ISA="a" + 21 * "\u00e9")
+    assert child.stdout.strip() == "1", child.stderr
 
 
 def test_info_where_the_forced_backend_cannot_run():

@@ -8,6 +8,7 @@ import pickle
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,6 +203,33 @@ def test_layer_init_name():
 def test_layer_input_shape(shape):
     with pytest.raises(ValueError, match=r"input must have shape \(N, 4\), got"):
         MinibatchDiscrimination(4, 3, 2)(torch.zeros(shape))
+
+
+def test_a_layer_that_was_never_given_memory_refuses_data():
+    layer = MinibatchDiscrimination(4, 3, 2, device="meta")
+    with pytest.raises(ValueError, match="input must be on meta, as T is, got cpu"):
+        layer(torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("x", [torch.float64, torch.float32])
+def test_layer_under_autocast_refuses_float64_beside_another(x):
+    other = torch.float32 if x == torch.float64 else torch.float64
+    layer = MinibatchDiscrimination(4, 3, 2, dtype=other)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match=f"input must be {other}"):
+        layer(torch.randn(5, 4, dtype=x))
+
+
+def test_layer_under_autocast_takes_the_other_half_type():
+    layer = MinibatchDiscrimination(4, 3, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(5, 4).half())
+    assert y.dtype == torch.float32
+    assert y.isfinite().all()
+
+
+def test_numpy_arguments():
+    layer = MinibatchDiscrimination(np.int64(4), np.int32(3), 2, include_self=np.bool_(True))
+    assert layer(torch.zeros(5, 4)).eq(torch.tensor([0.0] * 4 + [5.0] * 3)).all()
 
 
 def test_layer_says_what_it_is():

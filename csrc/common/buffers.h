@@ -78,8 +78,10 @@ class Buffers {
   const int64_t kept_limit_ = limit();
 
   static int64_t limit() {
-    const char* mebibytes = std::getenv("GANKERN_KEEP_MEMORY");
-    return (mebibytes == nullptr ? int64_t{1024} : std::atoll(mebibytes)) << 20;
+    const char* text = std::getenv("GANKERN_KEEP_MEMORY");
+    const int64_t most = int64_t{1} << 20;
+    const int64_t mebibytes = text == nullptr || *text == '\0' ? 1024 : std::strtoll(text, nullptr, 10);
+    return (mebibytes < 0 ? 0 : mebibytes > most ? most : mebibytes) << 20;
   }
 
   static int64_t rounded(int64_t bytes) {

@@ -54,7 +54,5 @@ int gankern_set_isa(const char* name) {
   return gankern::isa_override(level) ? 1 : 0;
 }
 
-const char* gankern_isa_environment_error() { return gankern::isa_environment_error(); }
-
 double gankern_peak_instructions(double seconds) { return peak_instructions(seconds); }
 }

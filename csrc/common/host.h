@@ -16,9 +16,6 @@ int gankern_isa_supported(const char* name);
 // Changes the level for the whole process; as above, and nothing changes unless the result is 1.
 int gankern_set_isa(const char* name);
 
-// What is wrong with GANKERN_ISA, or an empty string.
-const char* gankern_isa_environment_error();
-
 // Lane instructions per second of the calling thread, measured for about so many seconds.
 double gankern_peak_instructions(double seconds);
 }

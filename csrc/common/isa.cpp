@@ -1,7 +1,6 @@
 #include "common/isa.h"
 
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -9,7 +8,6 @@ namespace gankern {
 namespace {
 
 constexpr const char* names[isa_count] = {"baseline", "avx2", "avx512"};
-char environment_error[160] = "";
 
 Isa initial() {
   Isa best = Isa::baseline;
@@ -18,18 +16,8 @@ Isa initial() {
   }
   const char* wanted = std::getenv("GANKERN_ISA");
   if (wanted == nullptr || *wanted == '\0') return best;
-  Isa level;
-  if (!isa_parse(wanted, &level)) {
-    std::snprintf(environment_error, sizeof environment_error,
-                  "GANKERN_ISA: expected baseline, avx2, avx512; got '%.40s'", wanted);
-    return best;
-  }
-  if (!isa_supported(level)) {
-    std::snprintf(environment_error, sizeof environment_error,
-                  "GANKERN_ISA: %s is not supported by this processor or build", isa_name(level));
-    return best;
-  }
-  return level;
+  Isa level;  // Python says what is wrong with another value (gankern._environment)
+  return isa_parse(wanted, &level) && isa_supported(level) ? level : best;
 }
 
 std::atomic<int>& choice() {
@@ -74,11 +62,6 @@ bool isa_parse(const char* name, Isa* level) {
     }
   }
   return false;
-}
-
-const char* isa_environment_error() {
-  choice();
-  return environment_error;
 }
 
 }  // namespace gankern

@@ -21,7 +21,4 @@ const char* isa_name(Isa level);
 // Level for a name; returns false for an unknown name.
 bool isa_parse(const char* name, Isa* level);
 
-// What is wrong with the value of GANKERN_ISA, or an empty string.
-const char* isa_environment_error();
-
 }  // namespace gankern

@@ -57,6 +57,18 @@ GANKERN_INLINE Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
+// Lane l of the result is lane lanes[l] of x.
+template <class T>
+GANKERN_INLINE Vec<T> permute(Vec<T> x, Int<T> lanes) {
+#if defined(__clang__)
+  Vec<T> result;
+  for (int l = 0; l < Simd<T>::lanes; ++l) result[l] = x[lanes[l]];
+  return result;
+#else
+  return __builtin_shuffle(x, lanes);
+#endif
+}
+
 template <class T>
 GANKERN_INLINE Vec<T> absolute(Vec<T> x) {
   return reinterpret_cast<Vec<T>>(reinterpret_cast<Int<T>>(x) & ~(Simd<T>::sign_bit - Int<T>{}));

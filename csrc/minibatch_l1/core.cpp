@@ -39,7 +39,7 @@ GANKERN_INLINE void add(T* to, T* lost, const T* from, int64_t count) {
 // Lanes moved round: lane l of `to` is lane lanes[l] of `from`, which may be `to`.
 template <class T>
 GANKERN_INLINE void turn(T* to, const T* from, int64_t count, Int<T> lanes) {
-  for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to + k, __builtin_shuffle(load(from + k), lanes));
+  for (int64_t k = 0; k < count; k += Simd<T>::lanes) store(to + k, permute<T>(load(from + k), lanes));
 }
 
 // Totals of one part and group. `lost` is what rounding took from them, or null where they are plain.
@@ -98,7 +98,7 @@ void item(const Problem<T>& p, int64_t index) {
   const int64_t c = C > 0 ? C : p.c;
   const int64_t group = index % p.groups, part = index / p.groups;
   const int64_t fold = group + 1 == p.groups ? p.fold : 1, vector_rows = p.rows(group), row0 = group * p.n;
-  const int64_t rows = minibatch_l1::tile_rows(c, W * sizeof(T));
+  const int64_t rows = minibatch_l1::tile_rows(p.rows(0), c, W * sizeof(T));
   const int64_t tiles = minibatch_l1::tile_count(vector_rows, rows), pairs = minibatch_l1::tile_pairs(tiles, fold);
   const int64_t first = pairs * part / p.parts, last = pairs * (part + 1) / p.parts;
 
@@ -125,7 +125,7 @@ void item(const Problem<T>& p, int64_t index) {
   for (int64_t turns = 0; turns < minibatch_l1::turn_count(fold) && seen < last; ++turns) {
     const bool triangular = minibatch_l1::triangular(turns, fold);
     const Int<T> forth = slots.turned(turns), back = slots.turned(fold - turns);
-    t.edge_j = __builtin_shuffle(t.edge_i, forth);
+    t.edge_j = reinterpret_cast<Int<T>>(permute<T>(reinterpret_cast<Vec<T>>(t.edge_i), forth));
     for (int64_t ti = 0; ti < tiles && seen < last; ++ti) {
       const int64_t start = triangular ? ti : 0;
       const int64_t from = start + (first > seen ? first - seen : 0), to = smaller(tiles, start + last - seen);

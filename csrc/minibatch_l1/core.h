@@ -45,10 +45,12 @@ struct Kernels {
   void (*add)(T* x, const T* from, int64_t count);
 };
 
-// Rows of a tile: what one row of blocks touches again and again should stay in the L1 cache.
-static inline int64_t tile_rows(int64_t c, int64_t vector_bytes) {
-  const int64_t rows = 32768 / (2 * (c < 1 ? 1 : c) * vector_bytes) / 4 * 4;
-  return rows < 8 ? 8 : rows > 64 ? 64 : rows;
+// Rows of a tile, of the `vector_rows` of the longest group: what one row of blocks touches again and again should
+// stay in the L1 cache.
+static inline int64_t tile_rows(int64_t vector_rows, int64_t c, int64_t vector_bytes) {
+  const int64_t fitting = 32768 / (2 * (c < 1 ? 1 : c) * vector_bytes) / 4 * 4;
+  const int64_t rows = fitting < 8 ? 8 : fitting > 64 ? 64 : fitting;
+  return rows < vector_rows ? rows : vector_rows;
 }
 
 static inline int64_t tile_count(int64_t n, int64_t rows) { return (n + rows - 1) / rows; }

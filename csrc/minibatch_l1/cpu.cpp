@@ -4,6 +4,10 @@
 #include "common/tensor.h"
 #include "minibatch_l1/core.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 // Checks, packing, the parallel regions and the registration; the arithmetic is in core.cpp.
 
 namespace gankern::minibatch_l1 {
@@ -36,7 +40,7 @@ class Call {
     if (p_.n == 0 || p_.groups == 0) return;
     p_.fold = fold_of(p_.n, b_ - (p_.groups - 1) * lanes_, lanes_);
     p_.total_rows = (p_.groups - 1) * p_.n + p_.rows(p_.groups - 1);
-    tile_rows_ = tile_rows(p_.c, lanes_ * sizeof(T));
+    tile_rows_ = tile_rows(p_.rows(0), p_.c, lanes_ * sizeof(T));
     const int64_t tiles = tile_count(p_.rows(0), tile_rows_);
     compensated_ = compensated(tile_count(p_.n, tile_rows_));  // additions to each total, folded or not
     const int64_t part_bytes = p_.total_rows * (p_.c + 1) * lanes_ * static_cast<int64_t>(sizeof(T));
@@ -91,10 +95,19 @@ class Call {
 
   int64_t packed_size(const Operand<S, T>& x) const { return p_.total_rows * x.c * lanes_; }
 
+  // Between the pieces of one allocation AddressSanitizer would see no overrun: there, it gets gaps to watch.
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr int64_t gap = 256;
+  static void poison(T* at, int64_t bytes) { __asan_poison_memory_region(at, bytes); }
+#else
+  static constexpr int64_t gap = 0;
+  static void poison(T*, int64_t) {}
+#endif
+
   // All packed and local memory, in one tensor.
   Tensor allocate() {
     const int64_t local = p_.parts * p_.groups * local_size(p_.c, tile_rows_, p_.fold, lanes_);
-    int64_t size = local;
+    int64_t size = local + gap * (1 + input_count_ + 2 * output_count_);
     for (int k = 0; k < input_count_; ++k) size += packed_size(inputs_[k]);
     for (int k = 0; k < output_count_; ++k) size += packed_size(outputs_[k]) * p_.parts * (compensated_ ? 2 : 1);
     Tensor scratch = new_empty(m_, {size}, scalar_type_of<T>);
@@ -102,6 +115,8 @@ class Call {
     const auto take = [&free](int64_t count) {
       T* taken = free;
       free += count;
+      poison(free, gap * sizeof(T));
+      free += gap;
       return taken;
     };
     p_.local = take(local);

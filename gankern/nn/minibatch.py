@@ -35,7 +35,7 @@ class MinibatchDiscrimination(nn.Module):
         T: the parameter, (in_features, num_kernels, kernel_dim). There is no bias.
 
     Raises:
-        ValueError: a size below 1, an unknown init, or an input that is not (N, in_features).
+        ValueError: a size below 1, an unknown init, or an input that is not (N, in_features) on T's device.
         TypeError: a size is not an int, include_self is not a bool, or the input is not a floating-point tensor of
             T's dtype.
     """
@@ -53,9 +53,10 @@ class MinibatchDiscrimination(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_features", in_features), ("num_kernels", num_kernels), ("kernel_dim", kernel_dim)):
-            _checks.positive("MinibatchDiscrimination", name, value)
-        _checks.boolean("MinibatchDiscrimination", "include_self", include_self)
+        in_features = _checks.positive("MinibatchDiscrimination", "in_features", in_features)
+        num_kernels = _checks.positive("MinibatchDiscrimination", "num_kernels", num_kernels)
+        kernel_dim = _checks.positive("MinibatchDiscrimination", "kernel_dim", kernel_dim)
+        include_self = _checks.boolean("MinibatchDiscrimination", "include_self", include_self)
         if init not in _INITS:
             raise ValueError(f"MinibatchDiscrimination: init must be one of {', '.join(_INITS)}; got {init!r}")
         self.in_features = in_features
@@ -84,11 +85,15 @@ class MinibatchDiscrimination(nn.Module):
             raise ValueError(
                 f"MinibatchDiscrimination: input must have shape (N, {self.in_features}), got {tuple(input.shape)}"
             )
-        if input.dtype != self.T.dtype and not _checks.autocast(input):
+        if input.device != self.T.device and input.device.type != "meta":
+            raise ValueError(f"MinibatchDiscrimination: input must be on {self.T.device}, as T is, got {input.device}")
+        # Autocast takes any two of float32 and the half types, and never float64.
+        mixed = _checks.autocast(input) and torch.float64 not in (input.dtype, self.T.dtype)
+        if input.dtype != self.T.dtype and not mixed:
             raise TypeError(f"MinibatchDiscrimination: input must be {self.T.dtype}, as T is, got {input.dtype}")
         m = input @ self.T.flatten(1)
         o = minibatch_l1(m.unflatten(1, (self.num_kernels, self.kernel_dim)), self.include_self)
-        return torch.cat([input, o], 1)
+        return torch.cat([input.to(o.dtype), o], 1)
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""

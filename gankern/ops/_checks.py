@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,10 +45,10 @@ def alike(op: str, name: str, x: Tensor, other: Tensor, shape: tuple[int, ...]) 
 
 
 def boolean(op: str, name: str, value: object) -> bool:
-    """`value`, if it is a bool."""
-    if not isinstance(value, bool):
+    """`value`, if it is a bool of Python's or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{op}: {name} must be a bool, got {type(value).__name__}")
-    return value
+    return bool(value)
 
 
 def autocast(x: Tensor) -> bool:
@@ -56,8 +58,9 @@ def autocast(x: Tensor) -> bool:
 
 def positive(op: str, name: str, value: object) -> int:
     """`value`, if it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    if isinstance(value, (bool, Tensor)) or not hasattr(value, "__index__"):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{op}: {name} must be at least 1, got {value}")
-    return cast(int, value)
+    number = value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
+    if number < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {number}")
+    return cast(int, number)

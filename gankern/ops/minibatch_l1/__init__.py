@@ -34,7 +34,7 @@ def minibatch_l1(m: Tensor, include_self: bool = False) -> Tensor:
     """
     m = _checks.floating("minibatch_l1", "m", m)
     _checks.rank("minibatch_l1", "m", m, "(N, B, C)")
-    _checks.boolean("minibatch_l1", "include_self", include_self)
+    include_self = _checks.boolean("minibatch_l1", "include_self", include_self)
     if m.dtype in (torch.float16, torch.bfloat16) and _checks.autocast(m):
         m = m.float()
     return MinibatchL1.apply(m, include_self, pick("minibatch_l1", m))
