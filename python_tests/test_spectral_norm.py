@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import gankern as gk
-from gankern.backend import why_not
+from gankern.backend import operator, why_not
 from gankern.nn import utils
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -726,8 +726,20 @@ def test_errors():
         utils.spectral_norm(conv, "weights")
     with pytest.raises(ValueError, match="no parameter or buffer 'bias'"):
         utils.spectral_norm(nn.Linear(3, 4, bias=False), "bias")
-    with pytest.raises(ValueError, match="n_power_iterations must be positive"):
-        utils.spectral_norm(conv, n_power_iterations=0)
+    size = {"norm": "conv", "input_size": (5, 5)}
+    for options in ({}, size):
+        with pytest.raises(ValueError, match="n_power_iterations must be at least 1, got 0"):
+            utils.spectral_norm(conv, n_power_iterations=0, **options)
+        for value in (1.5, True, "1", None):
+            with pytest.raises(TypeError, match=f"n_power_iterations must be an int, got {type(value).__name__}"):
+                utils.spectral_norm(conv, n_power_iterations=value, **options)
+    for dim in (1.0, "0", True):
+        with pytest.raises(TypeError, match=f"dim must be an int, got {type(dim).__name__}"):
+            utils.spectral_norm(conv, dim=dim)
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module, got int"):
+        utils.spectral_norm(3)
+    with pytest.raises(TypeError, match=r"weight must be .* got torch\.complex64"):
+        utils.spectral_norm(nn.Linear(3, 3, dtype=torch.complex64))
     for dim in (4, -5):
         with pytest.raises(IndexError, match="dim must be in"):
             utils.spectral_norm(conv, dim=dim)
@@ -749,8 +761,15 @@ def test_group_errors():
         utils.group_spectral_norm(nn.Sequential(nn.ReLU()))
     with pytest.raises(ValueError, match="update must be"):
         utils.group_spectral_norm(net(), update="always")
-    with pytest.raises(ValueError, match="n_power_iterations"):
+    with pytest.raises(ValueError, match="n_power_iterations must be at least 1, got 0"):
         utils.group_spectral_norm(net(), n_power_iterations=0)
+    for value in (1.5, True):
+        with pytest.raises(TypeError, match=f"n_power_iterations must be an int, got {type(value).__name__}"):
+            utils.group_spectral_norm(net(), n_power_iterations=value)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):
+        utils.group_spectral_norm(3)
+    with pytest.raises(TypeError, match="modules must be an iterable of them, got int"):
+        utils.group_spectral_norm(net(), modules=3)
     with pytest.raises(ValueError, match="must belong to the model"):
         utils.group_spectral_norm(net(), modules=[nn.Linear(2, 2)])
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -797,6 +816,79 @@ def test_op_group_errors():
 
 
 # The op
+
+
+MALFORMED = {
+    "no-weights": lambda w, u, v, d: ([], [], [], []),
+    "two-dims": lambda w, u, v, d: (w, u, v, [0, 0]),
+    "dim-outside": lambda w, u, v, d: (w, u, v, [0, 3]),
+    "negative-dim": lambda w, u, v, d: (w, u, v, [0, -1]),
+    "integer-weights": lambda w, u, v, d: ([x.int() for x in w], u, v, d),
+    "mixed-weights": lambda w, u, v, d: ([w[0], w[1].double()], u, v, d),
+    "one-u": lambda w, u, v, d: (w, u[:1], v, d),
+    "short-u": lambda w, u, v, d: (w, [u[0][:-1], u[1]], v, d),
+    "long-v": lambda w, u, v, d: (w, u, [v[0], v[1].repeat(2)], d),
+    "matrix-v": lambda w, u, v, d: (w, u, [v[0][:, None], v[1]], d),
+    "integer-u": lambda w, u, v, d: (w, [x.long() for x in u], v, d),
+}
+BACKWARD = {
+    "no-weights": {"weights": lambda x: []},
+    "integer-weights": {"weights": lambda x: [t.int() for t in x]},
+    "dim-outside": {"dims": lambda x: [0, 3]},
+    "one-grad": {"grads": lambda x: x[:1]},
+    "short-grad": {"grads": lambda x: [x[0], x[1][:1]]},
+    "turned-grad": {"grads": lambda x: [x[0].t().contiguous(), x[1]]},
+    "double-grads": {"grads": lambda x: [t.double() for t in x]},
+    "short-vectors": {"vectors": lambda x: x[:-1]},
+    "matrix-vectors": {"vectors": lambda x: x[None]},
+    "double-vectors": {"vectors": lambda x: x.double()},
+    "short-sigma": {"sigma": lambda x: x[:1]},
+    "matrix-sigma": {"sigma": lambda x: x[None]},
+    "double-sigma": {"sigma": lambda x: x.double()},
+}
+native = pytest.mark.skipif(
+    bool(why_not("spectral_norm", "native", "cpu", torch.float32)), reason="built without the native library"
+)
+
+
+def operands() -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], list[int]]:
+    torch.manual_seed(0)
+    return [torch.randn(3, 4), torch.randn(2, 5, 3)], *([torch.randn(n) for n in s] for s in ((3, 5), (4, 6))), [0, 1]
+
+
+def refused(backend: str, function: str, arguments) -> None:
+    operator(backend, function)  # there is such an operator
+    with pytest.raises((RuntimeError, NotImplementedError, TypeError, ValueError), match="spectral_norm"):
+        operator(backend, function)(*arguments)
+
+
+@native
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("function", ["spectral_norm", "spectral_norm_power"])
+def test_operators_refuse_malformed_tensors(function, backend):
+    """Called directly, past the public checks, they raise: nothing is read out of bounds."""
+    for change in MALFORMED.values():
+        refused(backend, function, (*change(*operands()), 1, 1e-12))
+    refused(backend, function, (*operands(), -1, 1e-12))
+    operator(backend, function)(*operands(), 1, 1e-12)
+
+
+@native
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("function", ["spectral_norm_backward", "spectral_norm_double_backward"])
+def test_backward_operators_refuse_malformed_tensors(function, backend):
+    weights, u, v, dims = operands()
+    _, vectors, sigma = operator("reference", "spectral_norm")(weights, u, v, dims, 1, 1e-12)
+    right = {"grads": weights, "grad_sigma": sigma, "weights": weights, "vectors": vectors, "sigma": sigma}
+    right["dims"] = dims
+    changes = [*BACKWARD.values()]
+    if function == "spectral_norm_double_backward":
+        right = {"cotangents": weights} | right
+        changes += [{"cotangents": x["grads"]} for x in changes if "grads" in x]
+    for change in changes:
+        ((name, turn),) = change.items()
+        refused(backend, function, (right | {name: turn(right[name])}).values())
+    operator(backend, function)(*right.values())
 
 
 @settings(max_examples=200)
@@ -904,11 +996,24 @@ def test_conv_norm_in_use():
     assert copy.deepcopy(layer).bfloat16().weight.dtype == torch.bfloat16
 
 
+def test_meta():
+    """Normalised layers on the meta device have their shapes, as torch's."""
+    x = torch.empty(2, 2, 5, 5, device="meta")
+    for options in ({}, {"norm": "conv", "input_size": (5, 5)}):
+        layer = utils.spectral_norm(gk.nn.Conv2d(2, 3, 3, padding=1, device="meta"), **options)
+        y = layer(x)
+        y.sum().backward()
+        assert (y.device.type, y.shape) == ("meta", (2, 3, 5, 5))
+
+
 def test_conv_norm_errors():
     with pytest.raises(TypeError, match="needs a convolution"):
         utils.spectral_norm(nn.Linear(2, 2), norm="conv", input_size=(3,))
     for size in (None, (3,), (3, 0)):
         with pytest.raises(ValueError, match="input_size of 2"):
+            utils.spectral_norm(nn.Conv2d(2, 2, 2), norm="conv", input_size=size)
+    for size in (8, "ab", (3, 3.0), (3, True), {3, 4}):
+        with pytest.raises(TypeError, match="input_size must be a sequence of 2 ints, got"):
             utils.spectral_norm(nn.Conv2d(2, 2, 2), norm="conv", input_size=size)
     with pytest.raises(ValueError, match="padding_mode"):
         utils.spectral_norm(nn.Conv2d(2, 2, 2, padding_mode="circular"), norm="conv", input_size=(3, 3))

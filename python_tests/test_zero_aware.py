@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 import gankern as gk
 from gankern.nn import _contraction as contraction
@@ -94,6 +95,8 @@ def test_nan_and_infinity(name):
     for own, torchs in zip(
         derivatives(FUNCTIONS[name], x, True)[:3], derivatives(FUNCTIONS[name], x, False)[:3], strict=True
     ):
+        if name == "hardtanh":  # torch's gradient at NaN: see test_activations_of_special_values
+            own, torchs = own[~x.isnan()], torchs[~x.isnan()]
         assert torch.equal(own.isnan(), torchs.isnan())
         torch.testing.assert_close(own.nan_to_num(), torchs.nan_to_num())
 
@@ -263,3 +266,186 @@ def test_torch_func_and_compile():
     torch.testing.assert_close(torch.func.grad(lambda t: layer(t).square().sum())(x.detach()), expected)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(grad(compiled(x).square().sum(), x)[0], expected)
+
+
+SPECIAL = (torch.nan, torch.inf, -torch.inf, -0.0, 0.0, 1.0, -2.0, 6.0, 7.0)
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu-inplace": lambda x: F.relu(x, inplace=True),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "leaky_relu-zero": lambda x: F.leaky_relu(x, 0.0),
+    "leaky_relu-negative": lambda x: F.leaky_relu(x, -0.5),
+    "leaky_relu-inplace": lambda x: F.leaky_relu(x, 0.2, inplace=True),
+    "hardtanh": F.hardtanh,
+    "hardtanh-from-0": lambda x: F.hardtanh(x, 0.0, 1.0),
+    "hardtanh-inplace": lambda x: F.hardtanh(x, inplace=True),
+    "relu6": F.relu6,
+    "threshold": lambda x: F.threshold(x, 0.0, 0.7),
+    "threshold-inplace": lambda x: F.threshold(x, 1.0, -3.0, inplace=True),
+    "abs": torch.abs,
+}
+
+
+def identical(ours: Tensor, torchs: Tensor, signed_zeros: bool = True) -> None:
+    assert ours.dtype == torchs.dtype
+    assert torch.equal(ours.isnan(), torchs.isnan())
+    assert torch.equal(ours.nan_to_num(), torchs.nan_to_num())
+    number = ~ours.isnan()
+    assert not signed_zeros or torch.equal(ours.signbit()[number], torchs.signbit()[number])
+
+
+def special(dtype: torch.dtype) -> Tensor:
+    """Long enough for vector instructions and the elements after them."""
+    return torch.tensor(SPECIAL, dtype=dtype).repeat(5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", list(ACTIVATIONS))
+def test_activations_of_special_values(name, dtype):
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        h = x.requires_grad_() * 1
+        y = ACTIVATIONS[name](h)
+        return y.detach(), grad(y, x, torch.full_like(y, 3.0))[0]
+
+    values = special(dtype)
+    for x in (values, *values[: len(SPECIAL)].split(1)):
+        y, dx = run(x.clone())
+        with gk.nn.zero_aware():
+            ours, ours_dx = run(x.clone())
+        identical(ours, y, signed_zeros=name != "relu-inplace")
+        if len(x) > 1 and name.startswith(("hardtanh", "relu6")):
+            # At NaN torch's gradient is 0 in its vector instructions and the upstream one in the elements after them.
+            assert (ours_dx == 3)[x.isnan()].all() or name == "hardtanh-inplace"
+            ours_dx, dx = ours_dx[~x.isnan()], dx[~x.isnan()]
+        identical(ours_dx, dx)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [*SPECIAL, None])
+def test_prelu_of_special_values(value, dtype):
+    """One value beside 1 and -2, so that nothing else hides what it does to the weight's gradient; or all."""
+    found = []
+    for aware in (False, True):
+        x = special(dtype) if value is None else torch.tensor([value, 1.0, -2.0], dtype=dtype)
+        weight = torch.tensor([0.25], dtype=dtype, requires_grad=True)
+        x.requires_grad_()
+        if aware:
+            with gk.nn.zero_aware():
+                y = F.prelu(x, weight)
+        else:
+            y = F.prelu(x, weight)
+        found.append([y.detach(), *grad(y, [x, weight], torch.full_like(y, 3.0))])
+    for torchs, ours in zip(*found, strict=True):
+        identical(ours, torchs)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(8, 4),
+        lambda: nn.Conv2d(3, 4, 3),
+        lambda: nn.Conv2d(3, 4, 3, padding="same", padding_mode="reflect"),
+        lambda: nn.ConvTranspose2d(3, 4, 3),
+        lambda: nn.PReLU(),
+        lambda: nn.ReLU6(),
+        lambda: nn.AvgPool2d(2),
+        lambda: nn.AdaptiveAvgPool2d(3),
+        lambda: nn.MaxPool2d(2),
+    ],
+)
+def test_meta(layer):
+    """Shapes of every order, as torch's layer gives them."""
+    x = torch.empty(2, 3, 8, 8, device="meta", requires_grad=True)
+    torchs = layer().to("meta")
+    ours = nn.Sequential(copy.deepcopy(torchs))
+    assert gk.nn.utils.patch(ours).swapped
+    y, expected = ours(x), torchs(x)
+    assert (y.device.type, y.shape) == ("meta", expected.shape)
+    wanted = [x, *ours.parameters()]
+    gradients = grad(y.square().sum(), wanted, create_graph=True)
+    assert [g.shape for g in gradients] == [t.shape for t in wanted]
+    assert grad(gradients[0].square().sum(), x)[0].shape == x.shape
+
+
+@pytest.mark.parametrize("engine", ["eager", "pruned"])
+def test_gradient_penalty_on_meta(engine):
+    critic = critics.make("conv", torch.float32).to("meta")
+    real, fake = (x.to("meta") for x in critics.batches(dtype=torch.float32))
+    penalty = gk.gradient_penalty(critic, real, fake, alpha=torch.rand(6, device="meta"), engine=engine)
+    assert (penalty.device.type, penalty.shape) == ("meta", ())
+    penalty.backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in critic.parameters() if p.dim() > 1)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_max_pool_keeps_the_memory_format(channels, last):
+    for n, layout in ((2, torch.channels_last), (3, torch.channels_last_3d)):
+        x = constant(2, channels, *[6] * n)
+        x = x.to(memory_format=layout) if last else x
+        pool = getattr(F, f"max_pool{n}d")
+        *theirs, _ = derivatives(lambda t, pool=pool: pool(t, 3, 2, 1, 1, True), x, False)
+        *ours, _ = derivatives(lambda t, pool=pool: pool(t, 3, 2, 1, 1, True), x, True)
+        for own, torchs in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(own, torchs)
+        for own, torchs in zip(ours[:2], theirs[:2], strict=True):
+            assert own.is_contiguous(memory_format=layout) == torchs.is_contiguous(memory_format=layout)
+            assert own.is_contiguous() == torchs.is_contiguous()
+
+
+class Checkpointed(nn.Module):
+    """A critic whose inner layers are computed again in the backward pass, beyond every mode of the forward pass."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, 4, 3, 1, 1), nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), layer)
+        self.last = nn.Linear(64, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(checkpoint(self.inner, self.first(x), use_reentrant=False).flatten(1))
+
+
+RECOMPUTED = {
+    "relu-inplace": lambda: nn.ReLU(True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "prelu": lambda: nn.PReLU(),
+    "relu6": lambda: nn.ReLU6(),
+    "hardtanh": lambda: nn.Hardtanh(),
+    "max_pool2d": lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)),
+    "linear": lambda: nn.Linear(4, 4),
+    "reflect": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    "gankern": lambda: nn.Sequential(gk.nn.Conv2d(4, 4, 3, 1, 1), gk.nn.PReLU()),
+}
+
+
+@pytest.mark.parametrize("name", list(RECOMPUTED))
+def test_checkpointed_critic(name):
+    """Activation checkpointing: engine="auto", the pruned one, and torch's own agree."""
+    torch.manual_seed(0)
+    critic = Checkpointed(RECOMPUTED[name]()).double()
+    real, fake = critics.batches()
+    alpha, found = torch.linspace(0, 1, 6, dtype=torch.float64), {}
+    for engine in ("eager", "pruned", "auto", "auto", "auto"):  # which traces at a later call
+        critic.zero_grad()
+        penalty = gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine)
+        penalty.backward()
+        zeros = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in critic.parameters()]
+        found[engine] = [penalty.detach(), *zeros]
+    for engine in ("pruned", "auto"):
+        for ours, torchs in zip(found[engine], found["eager"], strict=True):
+            torch.testing.assert_close(ours, torchs)
+
+
+def test_checkpoint_of_patched_layers():
+    """Layers of gankern recompute as they computed."""
+    torch.manual_seed(0)
+    critic = Checkpointed(nn.PReLU())
+    x = torch.randn(2, 3, 4, 4)
+    critic(x).sum().backward()
+    expected = [p.grad.clone() for p in critic.parameters()]
+    critic.zero_grad()
+    gk.nn.utils.patch(critic)
+    critic(x).sum().backward()
+    for p, want in zip(critic.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, want)

@@ -25,6 +25,14 @@ bool safe(double y, double z) {
 // As torch's clamp_min: NaN stays.
 inline double clamp(double x, double eps) { return x < eps ? eps : x; }
 
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t k = 0; k < a.dim(); ++k) {
+    if (a.size(k) != b.size(k)) return false;
+  }
+  return true;
+}
+
 template <class T>
 double square_norm(const T* x, int64_t count) {
   double sum = 0;
@@ -69,7 +77,7 @@ class Call : public Layers<S> {
     std::vector<const S*> found;
     for (size_t k = 0; k < list.size(); ++k) {
       const Tensor& x = tensors[k];
-      STD_TORCH_CHECK(x.numel() == list[k].size() && x.scalar_type() == weights_[0].scalar_type(),
+      STD_TORCH_CHECK(same_shape(x, weights_[k]) && x.scalar_type() == weights_[0].scalar_type(),
                       "spectral_norm: expected ", name, " of the weights' shapes and dtype");
       kept_.push_back(x.is_contiguous() ? x : torch::stable::contiguous(x));
       found.push_back(static_cast<const S*>(kept_.back().data_ptr()));
@@ -105,7 +113,8 @@ class Call : public Layers<S> {
 
   // Where u and v of each layer lie in `vectors`.
   void set_vectors(const Tensor& vectors) {
-    STD_TORCH_CHECK(vectors.numel() == length_ && vectors.is_contiguous() && vectors.scalar_type() == scalar_type,
+    STD_TORCH_CHECK(vectors.dim() == 1 && vectors.numel() == length_ && vectors.is_contiguous() &&
+                        vectors.scalar_type() == scalar_type,
                     "spectral_norm: expected vectors of length ", length_, ", in the accumulation dtype");
     T* next = static_cast<T*>(vectors.data_ptr());
     for (const Layer& x : list) {

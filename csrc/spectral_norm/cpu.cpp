@@ -18,6 +18,7 @@ std::tuple<Tensors, Tensor, Tensor> run(const Tensors& weights, const Tensors& u
   check(weights, dims);
   STD_TORCH_CHECK(u.size() == weights.size() && v.size() == weights.size(),
                   "spectral_norm: expected one u and one v per weight");
+  STD_TORCH_CHECK(n >= 0, "spectral_norm: expected n_power_iterations >= 0, got ", n);
   return dispatch_floating(weights[0], "spectral_norm", [&](auto element) {
     Call<decltype(element)> call(weights, dims);
     Tensor vectors = new_empty(weights[0], {call.length()}, call.scalar_type);

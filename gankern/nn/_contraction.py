@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gankern.ops._apply import apply
+from gankern.ops._checks import autocast
 
 _aten = torch.ops.aten
 
@@ -35,15 +36,16 @@ def _asked(ctx: Any, index: int) -> bool:
         return True
 
 
-def _without_autocast(function: Any, device: torch.device, *arguments: Any) -> Any:
-    if torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            return function(*arguments)
-    return function(*arguments)
+def _without_autocast(function: Any, x: Tensor, *arguments: Any) -> Any:
+    """`function(x, *arguments)`."""
+    if autocast(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *arguments)
+    return function(x, *arguments)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    return _without_autocast(torch.convolution, x.device, x, weight, bias, *geometry)
+    return _without_autocast(torch.convolution, x, weight, bias, *geometry)
 
 
 def _convolution_gradients(
@@ -166,7 +168,7 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b.T + bias in oneDNN."""
     assert _ONEDNN is not None
-    return _without_autocast(_ONEDNN, a.device, a, b, bias, "none", [], "")
+    return _without_autocast(_ONEDNN, a, b, bias, "none", [], "")
 
 
 class MatrixProduct(torch.autograd.Function):

@@ -43,11 +43,20 @@ def _layer_class(module: nn.Module) -> type[nn.Module]:
     return found.__bases__[0] if parametrize.is_parametrized(module) else found
 
 
+def own_class(module: nn.Module, base: type[nn.Module]) -> type[nn.Module]:
+    """A class for this parametrized module alone, on `base`, with the properties that torch gave its present one.
+
+    torch makes a class when it parametrizes a module, but deep copies of the module share it: changed in place, it
+    would change all of them.
+    """
+    found = type(module)
+    return type(found.__name__, (base,), dict(found.__dict__))
+
+
 def _set_class(module: nn.Module, new: type[nn.Module]) -> None:
     if parametrize.is_parametrized(module):
-        type(module).__bases__ = (new,)  # torch makes one class for each parametrized module
-    else:
-        module.__class__ = new
+        new = own_class(module, new)
+    module.__class__ = new
 
 
 def patch(model: nn.Module) -> PatchReport:
@@ -56,7 +65,8 @@ def patch(model: nn.Module) -> PatchReport:
     Only the classes of modules change: parameters, buffers, hooks, parametrizations, optimizers' references and
     state_dict keys stay, and so do all numbers. `torch.autograd.grad(..., create_graph=True)` through the model then
     costs less. `gankern.gradient_penalty` needs no patch. Functions that a forward pass calls, such as
-    `torch.nn.functional.relu`, are not seen here; `gankern.nn.zero_aware()` covers those too.
+    `torch.nn.functional.relu`, are not seen here; `gankern.nn.zero_aware()` covers those too. torch.jit.script refuses
+    a patched model: script it before, or after `PatchReport.undo`.
 
     Raises:
         TypeError: model is not a module.

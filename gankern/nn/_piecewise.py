@@ -47,7 +47,7 @@ class Relu(torch.autograd.Function):
 
 
 def relu_(x: Tensor) -> Tensor:
-    """max(0, x) in x's own memory."""
+    """max(0, x) in x's own memory; of -0 it makes 0, where torch keeps -0."""
     return x.masked_fill_(x.detach() <= 0, 0)
 
 
@@ -68,13 +68,17 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
         weight = weight.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight
     else:
         weight = weight.reshape(())
-    return torch.where(x.detach() > 0, x, weight * x)
+    positive = x.detach() > 0
+    return torch.where(positive, x, weight * x.masked_fill(positive, 0))  # the weight's gradient: 0 * inf is NaN
 
 
 def hardtanh(x: Tensor, low: float, high: float) -> Tensor:
-    """X clamped, with gradient 0 at the bounds themselves, as torch's hardtanh has."""
+    """X clamped, with gradient 0 at the bounds themselves, as torch's hardtanh has.
+
+    NaN passes the gradient on, as in torch's scalar code; in torch's vector instructions on the CPU it is 0 there.
+    """
     fixed = x.detach()
-    return torch.where((fixed > low) & (fixed < high), x, fixed.clamp(low, high))
+    return torch.where((fixed <= low) | (fixed >= high), fixed.clamp(low, high), x)
 
 
 def threshold(x: Tensor, bound: float, value: float) -> Tensor:
@@ -84,4 +88,4 @@ def threshold(x: Tensor, bound: float, value: float) -> Tensor:
 
 def absolute(x: Tensor) -> Tensor:
     """|x|, with gradient 0 at 0."""
-    return x * x.detach().sgn()
+    return x * x.detach().sgn() + 0.0  # -0 * 0 is -0

@@ -92,13 +92,20 @@ def max_pool(
     )
     like = x.detach()
     indices = forward(like, *window)[1]
-    flat = indices.flatten(-n)
-    return apply(
-        LinearMap,
-        x,
-        lambda t: t.flatten(-n).gather(-1, flat).view(indices.shape),
-        lambda g: backward(g, like, *window, indices),
-    )
+    if indices.is_contiguous():
+        flat = indices.flatten(-n)
+
+        def pick(t: Tensor) -> Tensor:
+            return t.flatten(-n).gather(-1, flat).view(indices.shape)
+    else:  # channels_last, as torch's result
+        channels_last = indices.movedim(-n - 1, -1)
+        flat = channels_last.flatten(-n - 1, -2)
+
+        def pick(t: Tensor) -> Tensor:
+            found = t.movedim(-n - 1, -1).flatten(-n - 1, -2).gather(-2, flat)
+            return found.view(channels_last.shape).movedim(-1, -n - 1)
+
+    return apply(LinearMap, x, pick, lambda g: backward(g, like, *window, indices))
 
 
 def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:

@@ -6,7 +6,8 @@ network below (a third of a gradient penalty's time). Convolutions take their se
 ones. Where torch would compute 0 * inf = NaN in such a place, the result here is finite.
 
 `zero_aware()` applies all of them to any code, unchanged. Without gradients, under torch.compile, torch.func or
-forward-mode differentiation, and for tensor subclasses, these functions are torch's own.
+forward-mode differentiation, for tensor subclasses, and where hooks on saved tensors are in force, as within
+`torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`, these functions are torch's own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.autograd import forward_ad
 
 from gankern.nn import _contraction, _piecewise, _resampling
 from gankern.ops._apply import apply
+from gankern.ops._checks import autocast
 
 _aten = torch.ops.aten
 _Ints = int | Sequence[int]
@@ -35,6 +37,9 @@ def _ordinary(x: Tensor, *others: Tensor | None) -> bool:
         return True
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
+    # Activation checkpointing recomputes in the backward, beyond `zero_aware()`, and must find what it saved here.
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return True
     given = [t for t in (x, *others) if t is not None]
     plain = all(type(t) in PLAIN and t.layout == torch.strided for t in given)
     return not plain or x.is_complex() or not any(t.requires_grad for t in given)
@@ -42,7 +47,7 @@ def _ordinary(x: Tensor, *others: Tensor | None) -> bool:
 
 def _ordinary_map(x: Tensor) -> bool:
     """The same for pooling and padding, whose dtypes autocast rules in its own way on each device."""
-    return _ordinary(x) or torch.is_autocast_enabled(x.device.type)
+    return _ordinary(x) or autocast(x)
 
 
 def _tuple(value: _Ints, n: int) -> tuple[int, ...]:
@@ -52,10 +57,11 @@ def _tuple(value: _Ints, n: int) -> tuple[int, ...]:
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """What autocast makes of the operands of a convolution or product."""
-    kind = tensors[0].device.type  # type: ignore[union-attr]
-    if not torch.is_autocast_enabled(kind):
+    first = tensors[0]
+    assert first is not None
+    if not autocast(first):
         return tensors
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.get_autocast_dtype(first.device.type)
 
     def cast(t: Tensor | None) -> Tensor | None:
         return t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
@@ -65,7 +71,7 @@ def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `torch.nn.functional.linear`; large float32 products on the CPU run in oneDNN at every order."""
-    if _ordinary(input, weight, bias) or torch.is_autocast_enabled(input.device.type) or input.dim() < 2:
+    if _ordinary(input, weight, bias) or autocast(input) or input.dim() < 2:
         return F.linear(input, weight, bias)
     if not _contraction.onednn_can(input, weight) or input.shape[-1] != weight.shape[1]:
         return F.linear(input, weight, bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +34,10 @@ class ConvSpectralNorm(nn.Module):
             raise TypeError(f'spectral_norm: norm="conv" needs a convolution, got {type(module).__name__}')
         weight = _checks.floating("spectral_norm", "weight", weight)
         axes = weight.dim() - 2
-        if n_power_iterations <= 0:
-            raise ValueError(f"spectral_norm: n_power_iterations must be positive, got {n_power_iterations}")
+        _checks.positive("spectral_norm", "n_power_iterations", n_power_iterations)
         if module.padding_mode != "zeros":
             raise ValueError(f'spectral_norm: norm="conv" needs padding_mode="zeros", got {module.padding_mode!r}')
-        if input_size is None or len(input_size) != axes or any(n < 1 for n in input_size):
-            raise ValueError(f'spectral_norm: norm="conv" needs input_size of {axes} positive sizes, got {input_size}')
+        size = _check_size(input_size, axes)
         self.n_power_iterations = n_power_iterations
         self.eps = eps
         self.transposed = isinstance(module, _TRANSPOSED)
@@ -50,7 +49,7 @@ class ConvSpectralNorm(nn.Module):
         self.output_padding = list(module.output_padding)
         with torch.no_grad():
             x = weight.detach()
-            v = x.new_empty(1, module.in_channels, *input_size).normal_(0, 1)
+            v = x.new_empty(1, module.in_channels, *size).normal_(0, 1)
             u = torch.empty_like(self._apply_to(v, x), dtype=x.dtype).normal_(0, 1)
             self.register_buffer("_u", self._unit(u))
             self.register_buffer("_v", self._unit(v))
@@ -85,7 +84,8 @@ class ConvSpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight."""
-        with torch.autocast(weight.device.type, enabled=False):
+        cast = _checks.autocast(weight)
+        with torch.autocast(weight.device.type, enabled=False) if cast else nullcontext():
             if self.training:
                 self._iterate(weight, self.n_power_iterations)
             w = weight.float() if _half(weight) else weight
@@ -99,6 +99,17 @@ class ConvSpectralNorm(nn.Module):
     def extra_repr(self) -> str:
         """Sizes and iterations."""
         return f"input_size={tuple(self._v.shape[2:])}, n_power_iterations={self.n_power_iterations}, eps={self.eps}"
+
+
+def _check_size(size: object, axes: int) -> tuple[int, ...]:
+    if size is None:
+        raise ValueError(f'spectral_norm: norm="conv" needs input_size of {axes} positive sizes, got None')
+    found = tuple(size) if isinstance(size, Sequence) else ()
+    if not isinstance(size, Sequence) or any(isinstance(n, bool) or not isinstance(n, int) for n in found):
+        raise TypeError(f"spectral_norm: input_size must be a sequence of {axes} ints, got {size!r}")
+    if len(found) != axes or any(n < 1 for n in found):
+        raise ValueError(f'spectral_norm: norm="conv" needs input_size of {axes} positive sizes, got {found}')
+    return found
 
 
 def _half(x: Tensor) -> bool:

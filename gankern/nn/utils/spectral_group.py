@@ -170,12 +170,14 @@ def group_spectral_norm(
     Raises:
         ValueError: an unknown update, a module that is not in the model, no layer to normalise, or a weight that is
             missing, of fewer than two dimensions or parametrized already. Nothing has been changed then.
-        TypeError: a weight is not a floating-point tensor.
+        TypeError: no module, n_power_iterations is not an int, modules cannot be iterated over, or a weight is not a
+            floating-point tensor.
     """
     if update not in ("forward", "step"):
         raise ValueError(f'group_spectral_norm: update must be "forward" or "step", got {update!r}')
-    if not isinstance(n_power_iterations, int) or n_power_iterations < 1:
-        raise ValueError(f"group_spectral_norm: n_power_iterations must be a positive int, got {n_power_iterations!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"group_spectral_norm: model must be a torch.nn.Module, got {type(model).__name__}")
+    _checks.positive("group_spectral_norm", "n_power_iterations", n_power_iterations)
     layers = _layers(model, modules)
     for layer in layers:
         weight = _checks.floating("group_spectral_norm", "weight", layer.weight)
@@ -191,6 +193,8 @@ def _layers(model: nn.Module, modules: Iterable[nn.Module] | None) -> list[nn.Mo
     if modules is None:
         layers: list[nn.Module] = [module for module in names if isinstance(module, ELIGIBLE)]
     else:
+        if not isinstance(modules, Iterable):
+            raise TypeError(f"group_spectral_norm: modules must be an iterable of them, got {type(modules).__name__}")
         wanted = set(modules)
         if not wanted <= names.keys():
             strange = next(iter(wanted - names.keys()))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from gankern.nn._patch import own_class
 from gankern.nn.utils.spectral_conv import ConvSpectralNorm
 from gankern.ops import _checks
 from gankern.ops.spectral_norm.group import advance, iterate
@@ -55,13 +56,14 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor, n_power_iterations: int = 1, dim: int = 0, eps: float = 1e-12) -> None:
         super().__init__()
         weight = _checks.floating("spectral_norm", "weight", weight)
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"spectral_norm: dim must be an int, got {type(dim).__name__}")
         if not -weight.dim() <= dim < weight.dim():
             raise IndexError(
                 f"spectral_norm: dim must be in [{-weight.dim()}, {weight.dim() - 1}] for a weight of shape "
                 f"{tuple(weight.shape)}, got {dim}"
             )
-        if n_power_iterations <= 0:
-            raise ValueError(f"spectral_norm: n_power_iterations must be positive, got {n_power_iterations}")
+        _checks.positive("spectral_norm", "n_power_iterations", n_power_iterations)
         self.dim = dim % weight.dim()
         self.eps = eps
         self.n_power_iterations = n_power_iterations
@@ -119,7 +121,8 @@ def spectral_norm(
     state_dict, so that checkpoints go both ways. Each access of the weight in training mode runs the power
     iterations; in evaluation mode there are none, and gradients still reach the original. u and v are never changed
     in place before a backward that needs them, so any number of forwards may precede it. Half weights are computed
-    in float32, under autocast as without. A vector is divided by its norm.
+    in float32, under autocast as without. A vector is divided by its norm. Complex weights, which torch's takes, are
+    refused.
 
     Args:
         module: any module; changed in place.
@@ -137,11 +140,14 @@ def spectral_norm(
         The module.
 
     Raises:
-        TypeError: the weight is not a floating-point tensor, or norm="conv" of another module than a convolution.
+        TypeError: no module; the weight is not a real floating-point tensor; n_power_iterations or dim is not an int,
+            or input_size no sequence of ints; norm="conv" of another module than a convolution.
         ValueError: there is no such parameter, n_power_iterations < 1, an unknown norm, a missing or wrong
             input_size, or padding other than zeros with norm="conv".
         IndexError: dim is out of range.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"spectral_norm: module must be a torch.nn.Module, got {type(module).__name__}")
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"spectral_norm: {type(module).__name__} has no parameter or buffer {name!r}")
@@ -177,4 +183,5 @@ def remove_spectral_norm(module: nn.Module, name: str = "weight") -> nn.Module:
             f"remove_spectral_norm: {name!r} of {type(module).__name__} has {len(entries)} parametrizations; "
             "torch.nn.utils.parametrize.remove_parametrizations removes all of them"
         )
+    module.__class__ = own_class(module, type(module).__bases__[0])  # torch deletes the property from the class
     return parametrize.remove_parametrizations(module, name, leave_parametrized=True)

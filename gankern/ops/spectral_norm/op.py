@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gankern.backend import define, operator
 from gankern.ops._autograd import apply, third_order
+from gankern.ops._checks import alike, floating
 from gankern.ops.spectral_norm.reference import pairs, sizes
 
 
@@ -40,6 +41,84 @@ def _fake_double_backward(
     return [new(s) for s in shapes], grad_sigma.new_empty(grad_sigma.shape), [new(s) for s in shapes]
 
 
+def _check_weights(name: str, weights: list[Tensor], dims: list[int]) -> None:
+    if not weights or len(dims) != len(weights):
+        raise ValueError(f"{name}: expected weights, and one of dims for each, got {len(weights)} and {len(dims)}")
+    for weight, dim in zip(weights, dims, strict=True):
+        floating(name, "weights", weight)
+        alike(name, "weights", weight, weights[0], tuple(weight.shape))
+        if not 0 <= dim < weight.dim():
+            raise ValueError(f"{name}: dims must be inside the weights' shapes, got {dim} for {tuple(weight.shape)}")
+
+
+def _check_vectors(name: str, what: str, x: Tensor, like: Tensor, length: int) -> None:
+    floating(name, what, x)
+    if x.dim() != 1 or x.shape[0] != length or x.device != like.device:
+        raise ValueError(f"{name}: {what} must be ({length},) on {like.device}, got {tuple(x.shape)} on {x.device}")
+
+
+def _check_start(name: str, weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int) -> None:
+    _check_weights(name, weights, dims)
+    if len(u) != len(weights) or len(v) != len(weights):
+        raise ValueError(f"{name}: expected one u and one v per weight, got {len(u)} and {len(v)} for {len(weights)}")
+    if n < 0:
+        raise ValueError(f"{name}: n_power_iterations must not be negative, got {n}")
+    lengths = sizes(weights, dims)
+    for what, given, expected in (("u", u, lengths[::2]), ("v", v, lengths[1::2])):
+        for x, length in zip(given, expected, strict=True):
+            _check_vectors(name, what, x, weights[0], length)
+
+
+def _check_like_weights(name: str, what: str, tensors: list[Tensor], weights: list[Tensor]) -> None:
+    if len(tensors) != len(weights):
+        raise ValueError(f"{name}: expected one of {what} per weight, got {len(tensors)} for {len(weights)}")
+    for x, weight in zip(tensors, weights, strict=True):
+        alike(name, what, x, weight, tuple(weight.shape))
+
+
+def _check_results(name: str, weights: list[Tensor], dims: list[int], **results: Tensor) -> None:
+    dtype = _accumulate(weights[0])
+    for what, x in results.items():
+        _check_vectors(name, what, x, weights[0], sum(sizes(weights, dims)) if what == "vectors" else len(weights))
+        if x.dtype != dtype:
+            raise TypeError(f"{name}: {what} must be {dtype}, got {x.dtype}")
+
+
+def _check_forward(
+    weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float
+) -> None:
+    _check_start("spectral_norm", weights, u, v, dims, n)
+
+
+def _check_power(weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float) -> None:
+    _check_start("spectral_norm_power", weights, u, v, dims, n)
+
+
+def _check_backward(
+    grads: list[Tensor], grad_sigma: Tensor, weights: list[Tensor], vectors: Tensor, sigma: Tensor, dims: list[int]
+) -> None:
+    name = "spectral_norm_backward"
+    _check_weights(name, weights, dims)
+    _check_like_weights(name, "grads", grads, weights)
+    _check_results(name, weights, dims, grad_sigma=grad_sigma, vectors=vectors, sigma=sigma)
+
+
+def _check_double_backward(
+    cotangents: list[Tensor],
+    grads: list[Tensor],
+    grad_sigma: Tensor,
+    weights: list[Tensor],
+    vectors: Tensor,
+    sigma: Tensor,
+    dims: list[int],
+) -> None:
+    name = "spectral_norm_double_backward"
+    _check_weights(name, weights, dims)
+    _check_like_weights(name, "cotangents", cotangents, weights)
+    _check_like_weights(name, "grads", grads, weights)
+    _check_results(name, weights, dims, grad_sigma=grad_sigma, vectors=vectors, sigma=sigma)
+
+
 OP = define(
     __package__ or "gankern.ops.spectral_norm",
     [
@@ -57,6 +136,12 @@ OP = define(
         "spectral_norm_power": _fake_power,
         "spectral_norm_backward": _fake_backward,
         "spectral_norm_double_backward": _fake_double_backward,
+    },
+    checks={
+        "spectral_norm": _check_forward,
+        "spectral_norm_power": _check_power,
+        "spectral_norm_backward": _check_backward,
+        "spectral_norm_double_backward": _check_double_backward,
     },
 )
 
