@@ -122,17 +122,36 @@ def test_finite_differences(name, kind, engine):
         assert slope == pytest.approx(exact, rel=2e-5, abs=1e-7)
 
 
+def piecewise_normalised(layer: nn.Module) -> nn.Module:
+    """A normalisation whose bias no score's gradient depends on, but whose backward has it among its arguments."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), layer, nn.LeakyReLU(0.2), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16, 1),
+    )  # fmt: skip
+
+
+NORMALISED = {
+    "group_norm": lambda: piecewise_normalised(nn.GroupNorm(2, 6)),
+    "layer_norm": lambda: piecewise_normalised(nn.LayerNorm((6, 4, 4))),
+    "instance_norm": lambda: piecewise_normalised(nn.InstanceNorm2d(6, affine=True)),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", list(critics.ALL))
+@pytest.mark.parametrize("name", [*critics.ALL, *NORMALISED])
 def test_engines_agree(name, kind):
-    critic = critics.make(name, torch.float32)
+    """In value, in gradients, and in which parameters have one: all."""
+    critic = NORMALISED[name]() if name in NORMALISED else critics.make(name, torch.float32)
     real, fake = critics.batches(dtype=torch.float32)
     found = []
     for engine in ("eager", "pruned", "traced", "traced"):
         generator = torch.Generator().manual_seed(0)
         penalty = gk.gradient_penalty(critic, real, fake, kind, target=0.05, generator=generator, engine=engine)
-        found.append([penalty, *grad(penalty, [p for p in critic.parameters() if p.requires_grad])])
+        parameters = [p for p in critic.parameters() if p.requires_grad]
+        found.append([penalty, *grad(penalty, parameters, allow_unused=True)])
     for eager, *others in zip(*found, strict=True):
+        assert all(x is not None for x in (eager, *others))
         assert all((eager - x).norm() <= 1e-5 * eager.norm() + 1e-7 for x in others)
 
 
@@ -324,6 +343,17 @@ REAL = critics.batches()[0]
         (_bad(weight="10"), TypeError, "weight must be a number"),
         (_bad(target=None, every=0), ValueError, "every must be"),
         (_bad(scores=REAL), ValueError, "replace critic"),
+        (_bad(fake=REAL[:3]), ValueError, "^gradient_penalty: real and fake"),
+        (_bad(fake=REAL.float()), TypeError, "^gradient_penalty: real and fake"),
+        (_bad(alpha=0.5), TypeError, "^gradient_penalty: alpha must be a torch.Tensor, got float"),
+        (_bad(alpha=torch.rand(6).numpy()), TypeError, "alpha must be a torch.Tensor, got ndarray"),
+        (_bad(alpha=torch.arange(6)), TypeError, "alpha must be float64.*int64"),
+        (_bad(alpha=torch.rand(3)), ValueError, "^gradient_penalty: alpha must have shape"),
+        (_bad(alpha=torch.rand(6), generator=torch.Generator()), ValueError, "^gradient_penalty: give alpha or gen"),
+        (_bad(fake=None, every=4, step=1), ValueError, "fake is missing"),
+        (_bad(critic=None, every=4, step=1), TypeError, "critic must be a module"),
+        (_bad(fake=REAL[:3], every=4, step=1), ValueError, "one shape"),
+        (_bad(alpha=torch.rand(3), every=4, step=1), ValueError, "alpha must have shape"),
     ],
 )
 def test_errors(call, error, message):
@@ -346,13 +376,104 @@ def test_errors_of_given_points():
         gk.gradient_penalty(scores=critic(points).mean(), points=points, kind="r1")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("engine", ["eager", "pruned", "traced"])
-def test_non_finite_images(value, engine):
-    """A NaN or an infinity in an image is not swallowed where the gradient depends on it."""
-    real, fake = critics.batches()
-    real[0, 0, 0, 0] = value
-    assert gk.gradient_penalty(Quadratic(), real, fake, engine=engine).isnan()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"args": (1,)}, "nothing to do"),
+        ({"kwargs": {"label": 1}}, "nothing to do"),
+        ({"generator": torch.Generator()}, "nothing to do"),
+        ({"engine": "eager"}, "nothing to do"),
+        ({"points": "twice"}, "one tensor twice"),
+    ],
+)
+def test_nothing_beside_given_points_is_ignored(changes, message):
+    points = REAL.clone().requires_grad_()
+    options = {"scores": critics.make("mlp")(points), "points": points, "kind": "r1"} | changes
+    if options["points"] == "twice":
+        options["points"] = [points, points]
+    for step in (0, 1):
+        with pytest.raises(ValueError, match=message):
+            gk.gradient_penalty(**options, every=2, step=step)
+
+
+def test_several_scores():
+    """A list of scores belongs to a list of points; a critic's tuple of outputs is not summed into D."""
+    critic = critics.make("mlp")
+    real, fake = (x.requires_grad_() for x in critics.batches())
+    fake = fake[:4].detach().requires_grad_()
+    expected = gk.gradient_penalty(critic, real, kind="r1") + gk.gradient_penalty(critic, fake=fake, kind="r2")
+    both = critic(torch.cat([real, fake]))
+    lists = gk.gradient_penalty(scores=[critic(real), critic(fake)], points=[real, fake], kind="r1")
+    torch.testing.assert_close(lists, expected)
+    torch.testing.assert_close(gk.gradient_penalty(scores=both, points=[real, fake], kind="r1"), expected)
+    pair = critic(real), real.flatten(1) ** 2
+    alone = gk.gradient_penalty(critic, real, kind="r1")
+    torch.testing.assert_close(gk.gradient_penalty(scores=pair, points=real, kind="r1", output=0), alone)
+    for scores, points in (
+        (pair, real),
+        (pair, [real, fake]),
+        ((both, both), [real, fake]),
+        ([both, both, both], [real, fake]),
+        ([critic(fake), critic(real)], [real, fake]),
+    ):
+        with pytest.raises(TypeError, match="output="):
+            gk.gradient_penalty(scores=scores, points=points, kind="r1")
+    with pytest.raises(ValueError, match="one row per sample"):
+        gk.gradient_penalty(scores=critic(real), points=[real, fake], kind="r1")
+
+
+def relu_critic() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(64, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["image", "parameter"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["wgan-gp", "wgan-lp", "roth"])
+def test_not_finite(kind, engine, value, where, monkeypatch):
+    """Piecewise-linear layers swallow a NaN or an infinity: the penalty shows it, in every element of its gradients."""
+    critic = relu_critic()
+    parameters = list(critic.parameters())
+
+    def run(real: Tensor) -> list[Tensor]:
+        penalty = gk.gradient_penalty(critic, real, fake, kind, target=99.0, alpha=alpha, engine=engine)
+        with torch.no_grad():
+            alone = gk.gradient_penalty(critic, real, fake, kind, target=99.0, alpha=alpha, engine=engine)
+        torch.testing.assert_close(alone, penalty.detach(), equal_nan=True)
+        return [penalty, *grad(penalty, parameters)]
+
+    real, fake = critics.batches(dtype=torch.float32)
+    alpha = None if kind == "roth" else torch.linspace(0.1, 1, 6)
+    for _ in range(3):
+        before = run(real)
+    assert all(x.isfinite().all() for x in before)
+    bad = real.clone()
+    bias = critic[-1].bias
+    former = bias.detach().clone()
+    if where == "image":
+        bad[0, 0, 0, 0] = value
+    else:
+        bias.data.fill_(value)  # the scores are not finite, their gradients are
+    for on_host in (True, False):
+        if not on_host:
+            monkeypatch.setattr("gankern.penalty._graph.on_host", lambda x: False)
+        assert all(x.isnan().all() for x in run(bad))
+    bias.data.copy_(former)
+    for again, first in zip(run(real), before, strict=True):  # with the guard of devices
+        torch.testing.assert_close(again, first)
+
+
+def test_a_sum_that_overflows_is_finite():
+    """Images whose sum is infinite: the penalty of a linear critic is its own."""
+    critic = Linear(0.5).float()
+    real = torch.full((6, 3, 4, 4), 3e37)
+    penalty = gk.gradient_penalty(critic, real, real, engine="pruned", kind="r1")
+    torch.testing.assert_close(penalty, 5 * critic.a.square().sum())
+    assert all(g.isfinite().all() for g in grad(penalty, list(critic.parameters())))
 
 
 def test_consistency():

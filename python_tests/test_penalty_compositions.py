@@ -166,6 +166,62 @@ def test_compiled_critic(part):
         torch.testing.assert_close(a, b)
 
 
+class Delegates:
+    """Not a module; shows the attributes of the critic that it changes."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        self.critic = critic
+
+    def __getattr__(self, name: str):
+        return getattr(self.critic, name)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 2 * self.critic(x)
+
+
+@pytest.mark.parametrize("engine", ["eager", "pruned", "auto", "traced"])
+@pytest.mark.parametrize("around", ["wrapper", "hook"])
+@pytest.mark.filterwarnings("ignore:gradient_penalty. engine 'traced' cannot")
+def test_around_a_compiled_critic(around, engine):
+    """What wraps a compiled critic, or hooks on it, are part of the critic."""
+    critic = critics.make("mlp")
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+    expected = gk.gradient_penalty(lambda x: 2 * critic(x), real, fake, alpha=alpha, engine="eager")
+    compiled = torch.compile(critic, backend="eager")
+    if around == "wrapper":
+        compiled = Delegates(compiled)
+    else:
+        compiled.register_forward_hook(lambda module, inputs, result: 2 * result)
+    for _ in range(4):
+        found = gk.gradient_penalty(compiled, real, fake, alpha=alpha, engine=engine)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_in_a_compiled_step(backend):
+    """torch.compile breaks its graph around the penalty; told not to, it says why it would have to."""
+    critic = critics.make("conv")
+    real, fake = critics.batches()
+    alpha = torch.rand(6)
+
+    def step(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        return gk.gradient_penalty(critic, real, fake, alpha=alpha)
+
+    expected = step(critic, real, fake)
+    wanted = grad(expected, list(critic.parameters()))
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=backend)
+    for _ in range(4):
+        found = compiled(critic, real, fake)
+        torch.testing.assert_close(found, expected)
+        for a, b in zip(grad(found, list(critic.parameters())), wanted, strict=True):
+            torch.testing.assert_close(a, b)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="gradient_penalty runs outside of compiled graphs"):
+        torch.compile(step, backend=backend, fullgraph=True)(critic, real, fake)
+
+
 def test_in_a_training_loop():
     """A toy WGAN-GP critic learns: its gradient norm approaches the target, with penalty and loss in one backward."""
     torch.manual_seed(0)

@@ -31,7 +31,12 @@ def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
             _uncompiled[function] = torch.compiler.disable(function)
         return _uncompiled[function](*args, **kwargs)
 
-    run._torchdynamo_disable = True  # type: ignore[attr-defined]  # a compiled caller does not look into it
+    # A compiled caller does not look into it; with fullgraph=True, torch's error says why.
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]
+    run._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+        f"gankern: {function.__name__} runs outside of compiled graphs, because torch.compile has no double backward; "
+        "compile without fullgraph=True"
+    )
     return run
 
 
@@ -63,13 +68,12 @@ class Critic:
 
     def __call__(self, points: Tensor) -> Tensor:
         """The scores of a batch of points."""
-        function = getattr(self.function, "_orig_mod", self.function)
         with engine_context(self.engine):
-            return self.scores(function(points, *self.args, **self.kwargs), points)
+            return self.scores(self.function(points, *self.args, **self.kwargs), points)
 
     def scores(self, result: Any, points: Tensor) -> Tensor:
         """The chosen output, checked."""
-        return checked(self.op, choose(self.op, result, self.output), points)
+        return checked(self.op, choose(self.op, result, self.output), points.shape[0])
 
 
 def choose(op: str, result: Any, output: Any) -> Any:
@@ -86,17 +90,16 @@ def choose(op: str, result: Any, output: Any) -> Any:
         raise ValueError(f"{op}: output={output!r} names nothing in the critic's {type(result).__name__}") from error
 
 
-def checked(op: str, scores: Any, points: Tensor) -> Tensor:
-    """The scores, if they are one or more numbers for each point."""
+def checked(op: str, scores: Any, n: int) -> Tensor:
+    """The scores, if they are one or more numbers for each of n points."""
     if not isinstance(scores, Tensor):
         raise TypeError(
             f"{op}: the critic must return a tensor, got {type(scores).__name__}; choose one of several outputs with "
             "output= (a position, a key, an attribute or a function of the result)"
         )
-    if scores.dim() < 1 or scores.shape[0] != points.shape[0]:
+    if scores.dim() < 1 or scores.shape[0] != n:
         raise ValueError(
-            f"{op}: the critic must return scores of shape ({points.shape[0]}, ...), one row per sample, "
-            f"got {tuple(scores.shape)}"
+            f"{op}: the critic must return scores of shape ({n}, ...), one row per sample, got {tuple(scores.shape)}"
         )
     if not scores.is_floating_point():
         raise TypeError(f"{op}: the critic must return floating-point scores, got {scores.dtype}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +36,13 @@ def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor],
 _ACCUMULATE = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
 
 
-def leaves(*roots: Tensor) -> dict[Any, Tensor]:
-    """The leaf tensors below some tensors, by their node of the graph."""
+def leaves(*roots: Tensor, without: str = "") -> dict[Any, Tensor]:
+    """The leaf tensors below some tensors, by their node of the graph.
+
+    Args:
+        roots: where to begin.
+        without: leaves directly below a node that has this in its name do not count there.
+    """
     found: dict[Any, Tensor] = {}
     seen = set()
     stack = [t.grad_fn for t in roots if t.grad_fn is not None]
@@ -45,15 +51,18 @@ def leaves(*roots: Tensor) -> dict[Any, Tensor]:
         if node in seen:
             continue
         seen.add(node)
-        if type(node) is _ACCUMULATE:
-            found[node] = node.variable  # type: ignore[attr-defined]
-            continue
-        stack += [below for below, _ in node.next_functions if below is not None]
+        for below, _ in node.next_functions:
+            if below is None:
+                continue
+            if type(below) is not _ACCUMULATE:
+                stack.append(below)
+            elif not without or without not in node.name():
+                found[below] = below.variable  # type: ignore[attr-defined]
     return found
 
 
 class _Anchor(torch.autograd.Function):
-    """The value, unchanged, with gradient zero for some parameters."""
+    """The value, unchanged, with gradient zero for some parameters: NaN where the value's own gradient is."""
 
     @staticmethod
     def forward(value: Tensor, *parameters: Tensor) -> Tensor:
@@ -65,19 +74,42 @@ class _Anchor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad, *(torch.zeros_like(p) for p in ctx.saved_tensors)
+        return grad, *(torch.zeros_like(p) * grad.to(p.dtype) for p in ctx.saved_tensors)
 
 
-def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor]) -> Tensor:
+def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor], everywhere: bool = False) -> Tensor:
     """The value, with a gradient for every parameter that the critic used: zero where nothing depends on it.
 
     A bias of a piecewise-linear critic has no influence on the penalty. DistributedDataParallel waits for the
-    gradients of all parameters that a forward pass used, and optimisers skip those without one.
+    gradients of all parameters that a forward pass used, and optimisers skip those without one. A normalisation's
+    backward has its bias among its arguments, but gives it no gradient.
+
+    Args:
+        value: a penalty.
+        scores: what the critic gave at the points.
+        points: leaves that are no parameters.
+        everywhere: also for parameters that the value reaches, so that a NaN reaches all of each.
     """
     if not value.requires_grad:
         return value
     below = leaves(*scores)
-    reached = leaves(value)
+    reached = {} if everywhere else leaves(value, without="NormBackward")
     points_ids = {id(p) for p in points}
     missing = [p for node, p in below.items() if node not in reached and id(p) not in points_ids]
     return apply(_Anchor, value, *missing) if missing else value
+
+
+def nothing(tensors: Sequence[Tensor]) -> Tensor:
+    """Zero, (), or NaN if any of the tensors has a NaN or an infinity; without waiting for a device."""
+    terms = [(x - x).sum() for x in (t.detach() for t in tensors)]
+    return terms[0] if len(terms) == 1 else torch.stack([x.double() for x in terms]).sum()
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether x's values can be looked at, at no cost."""
+    return type(x) is Tensor and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
+
+
+def finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors on the host have neither NaN nor infinity."""
+    return all(math.isfinite(x.sum().item()) or bool(x.isfinite().all()) for x in tensors)

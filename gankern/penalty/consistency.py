@@ -56,9 +56,9 @@ def consistency_penalty(
     if x.dim() < 1:
         raise ValueError(f"{_OP}: real must have shape (N, ...), got ()")
     runs = [critic(x, *args, **(kwargs or {})) for _ in range(2)]
-    first, second = (per_sample(checked(_OP, choose(_OP, run, output), x)) for run in runs)
+    first, second = (per_sample(checked(_OP, choose(_OP, run, output), x.shape[0])) for run in runs)
     distance = (first - second).square()
     if features is not None:
-        a, b = (checked(_OP, choose(_OP, run, features), x).flatten(1) for run in runs)
+        a, b = (checked(_OP, choose(_OP, run, features), x.shape[0]).flatten(1) for run in runs)
         distance = distance + feature_weight * (a - b).to(distance.dtype).square().mean(1)
     return weight * torch.clamp(distance - margin, min=0).mean()

@@ -63,6 +63,8 @@ def gradient_penalty(
     - "r1", "r2" (Mescheder et al. 2018): weight/2 * mean |g|^2 at real, at fake
     - "roth" (Roth et al. 2017): weight/2 * (mean (1-s(D))^2 |g|^2 over real + mean s(D)^2 |g|^2 over fake)
 
+    Where a point or a score is NaN or infinite, the penalty and all its gradients are NaN.
+
     The result is a scalar ready for `.backward()`, alone or added to a loss. Every parameter that the critic used
     gets a gradient, zero where the penalty does not depend on it. real and fake are detached: nothing flows to a
     generator. D is the sum of all scores of a sample. With BatchNorm or other layers that couple samples, g_i is the
@@ -77,8 +79,9 @@ def gradient_penalty(
         kind: one of the above.
         weight: the factor before the mean.
         target: the norm that costs nothing, for wgan-gp, wgan-lp and dragan.
-        alpha: (N,) or (N, 1, ..., 1); drawn by `torch.rand((N,), device=real.device, generator=generator)` if absent.
-        generator: draws alpha, and after it the noise of dragan.
+        alpha: (N,) or (N, 1, ..., 1), detached; drawn by `torch.rand((N,), device=real.device, generator=generator)`
+            if absent.
+        generator: draws alpha, unless it is given, and after it the noise of dragan.
         engine: "eager" is torch's own double backward. "pruned" leaves out all gradients that are zero because a part
             of the critic is piecewise linear (see `gankern.nn.functional`). "traced" runs value and gradients as one
             graph, which is made of a module and checked against "eager" at its first use, and used again as long as
@@ -87,9 +90,10 @@ def gradient_penalty(
             "pruned", and "traced" without warnings from the third call in one state on.
         scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
             forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
-            and "wgan-lp". Either may be a sequence; the penalties of several points tensors, such as real and fake
-            for R1 + R2, are added. Run that forward pass within `gk.nn.zero_aware()`, or with layers of `gk.nn`, to
-            prune it.
+            and "wgan-lp". The penalties of a sequence of points tensors, such as real and fake for R1 + R2, are
+            added; their scores are one tensor, with the rows of all in their order, or a sequence, one for each. args,
+            kwargs, generator and engine have no place here. Run that forward pass within `gk.nn.zero_aware()`, or with
+            layers of `gk.nn`, to prune it.
         output: which output of the critic counts: a position, a key, an attribute, or a function of its result.
         args, kwargs: more arguments for the critic, such as labels.
         scaler: a torch.amp.GradScaler: the inner gradient is taken of the scaled scores and unscaled in float32, as
@@ -103,26 +107,49 @@ def gradient_penalty(
         ValueError: an argument is missing or does not fit; the critic ignores its input or returns the wrong shape.
     """
     _check_options(kind, weight, target, engine, every, step)
-    if every > 1 and step % every:  # type: ignore[operator]
-        return _skipped(real if real is not None else fake, points, return_norm)
+    skip = every > 1 and step % every != 0  # type: ignore[operator]
+    factor = weight * KINDS[kind][1] * every
     scale = 1.0 if scaler is None else float(scaler.get_scale())
-    shared = scores is not None or points is not None
-    anchored: Sequence[Tensor] = ()
-    if shared:
-        if critic is not None or real is not None or fake is not None or alpha is not None:
+    if scores is not None or points is not None:
+        if any(x is not None for x in (critic, real, fake, alpha)):
             raise ValueError(f"{_OP}: scores= and points= replace critic, real, fake and alpha")
+        if generator is not None or engine != "auto" or len(args) or kwargs:
+            raise ValueError(f"{_OP}: scores= and points= leave nothing to do for args, kwargs, generator and engine")
         batches, at = _given(scores, points, kind, output)
+        if skip:
+            return _skipped(at[0], return_norm)
         value, norm = _at_points(batches, at, kind, target, scale)
+        penalty = value * factor
     else:
         if critic is None or not callable(critic):
             raise TypeError(f"{_OP}: critic must be a module or function, got {type(critic).__name__}")
         run = Critic(_OP, critic, engine, output, tuple(args), dict(kwargs or {}))
-        at = _points(real, fake, kind, alpha, generator)
+        images = _images(real, fake, kind, alpha, generator)
+        if skip:
+            return _skipped(images[0], return_norm)
+        at = _points(images, kind, alpha, generator)
         value, norm, anchored = _evaluate(run, at, kind, target, scale)
-    penalty = value * (weight * KINDS[kind][1] * every)
-    if anchored:
-        penalty = _graph.anchor(penalty, anchored, at)
+        penalty = _guarded(value * factor, anchored, at)
     return (penalty, norm) if return_norm else penalty
+
+
+def _guarded(penalty: Tensor, scores: Sequence[Tensor], at: Sequence[Tensor]) -> Tensor:
+    """The penalty with a gradient for every parameter below the scores; all NaN if it is NaN or a point not finite.
+
+    Piecewise-linear layers choose a side for a NaN and an infinity: the gradient at such a point looks like any other.
+    """
+    if _graph.on_host(penalty):
+        with torch.no_grad():
+            good = not math.isnan(penalty.item()) and _graph.finite(at)
+        if scores:
+            penalty = _graph.anchor(penalty, scores, at, everywhere=not good)
+        return penalty if good else penalty * math.nan
+    with torch.no_grad():
+        bad = penalty.isnan() | _graph.nothing(at).isnan()
+        factor = torch.where(bad, math.nan, 1.0).to(penalty.dtype)
+    if scores:
+        penalty = _graph.anchor(penalty, scores, at, everywhere=not torch._C._are_functorch_transforms_active())
+    return penalty * factor
 
 
 def _evaluate(
@@ -133,7 +160,10 @@ def _evaluate(
     def evaluate(critic: Critic, points: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         with torch.enable_grad():
             batches = [critic(x) for x in points]
-        return *_at_points(batches, points, kind, target, scale), batches
+        value, norm = _at_points(batches, points, kind, target, scale)
+        if not (_graph.on_host(value) and _graph.finite([s.detach() for s in batches])):
+            value = value + _graph.nothing(batches).to(value.dtype)
+        return value, norm, batches
 
     if run.engine in ("auto", "traced", "compiled") and torch.is_grad_enabled():
         found = traced.attempt(run, at, (kind, target, scale), evaluate)
@@ -171,16 +201,20 @@ def _roth_weights(batches: Sequence[Tensor]) -> list[Tensor]:
     return [torch.sigmoid(-real).square(), torch.sigmoid(fake).square()]
 
 
-def _points(
+def _images(
     real: Tensor | None, fake: Tensor | None, kind: str, alpha: Tensor | None, generator: torch.Generator | None
 ) -> list[Tensor]:
-    """The tensors at which a kind looks, as leaves."""
+    """The images that a kind needs, checked and detached."""
     if real is None and kind != "r2":
         raise ValueError(f"{_OP}: real is missing; kind {kind!r} needs it")
     if fake is None and kind not in ("r1", "dragan"):
         raise ValueError(f"{_OP}: fake is missing; kind {kind!r} needs it")
     if alpha is not None and kind not in _MIXED:
         raise ValueError(f"{_OP}: kind {kind!r} has no alpha")
+    if alpha is not None:
+        _checks.floating(_OP, "alpha", alpha)
+        if generator is not None and kind != "dragan":  # whose noise the generator draws too
+            raise ValueError(f"{_OP}: give alpha or generator, not both: the generator only draws alpha")
     used = {"r1": [("real", real)], "dragan": [("real", real)], "r2": [("fake", fake)]}.get(
         kind, [("real", real), ("fake", fake)]
     )
@@ -188,6 +222,32 @@ def _points(
     for (name, _), x in zip(used, batches, strict=True):
         if x.dim() < 1:
             raise ValueError(f"{_OP}: {name} must have shape (N, ...), got ()")
+    if len(batches) == 2:
+        first, second = batches
+        same = first.shape == second.shape if kind in _MIXED else first.shape[1:] == second.shape[1:]
+        if not same:
+            shapes = f"got {tuple(first.shape)} and {tuple(second.shape)}"
+            what = "one shape" if kind in _MIXED else "samples of one shape"
+            raise ValueError(f"{_OP}: real and fake must have {what}, {shapes}")
+        if first.dtype != second.dtype:
+            raise TypeError(f"{_OP}: real and fake must have one dtype, got {first.dtype} and {second.dtype}")
+        if first.device != second.device:
+            raise ValueError(f"{_OP}: real and fake must be on one device, got {first.device} and {second.device}")
+    n, dims = batches[0].shape[0], batches[0].dim()
+    if alpha is not None and alpha.shape not in ((n,), (n, *[1] * (dims - 1))):
+        raise ValueError(
+            f"{_OP}: alpha must have shape ({n},) or ({n}, 1, ...), one number per sample, got {tuple(alpha.shape)}"
+        )
+    if alpha is not None and alpha.device != batches[0].device:
+        raise ValueError(f"{_OP}: alpha must be on real's device, {batches[0].device}, got {alpha.device}")
+    return batches
+
+
+def _points(
+    images: Sequence[Tensor], kind: str, alpha: Tensor | None, generator: torch.Generator | None
+) -> list[Tensor]:
+    """The tensors at which a kind looks, as leaves."""
+    batches = list(images)
     if kind == "dragan":
         clean = batches[0]
         n = clean.shape[0]
@@ -200,9 +260,6 @@ def _points(
         drawn = None if alpha is not None else generator
         first, second = batches
         batches = [interpolate(first, second, alpha if alpha is None else alpha.detach(), drawn)]
-    elif len(batches) == 2 and batches[0].shape[1:] != batches[1].shape[1:]:
-        shapes = [tuple(x.shape) for x in batches]
-        raise ValueError(f"{_OP}: real and fake must have samples of one shape, got {shapes[0]} and {shapes[1]}")
     return [x.detach().requires_grad_() for x in batches]
 
 
@@ -219,23 +276,22 @@ def _given(scores: Any, points: Any, kind: str, output: Any) -> tuple[list[Tenso
         _checks.floating(_OP, "points", x)
         if not x.requires_grad:
             raise ValueError(f"{_OP}: points must require grad before the critic sees them (points.requires_grad_())")
-    several = isinstance(scores, list | tuple) and output is None
+    if len({id(x) for x in at}) < len(at):
+        raise ValueError(f"{_OP}: points has one tensor twice, whose penalty would count twice")
+    rows = [x.shape[0] for x in at]
+    several = output is None and isinstance(scores, list | tuple) and [_rows(s) for s in scores] == rows
     batches = list(scores) if several else [choose(_OP, scores, output)]
-    total = sum(x.shape[0] for x in at)
-    for s in batches:
-        like = at[0] if len(batches) == len(at) == 1 else None
-        if like is not None:
-            checked(_OP, s, like)
-        elif not isinstance(s, Tensor) or s.dim() < 1 or s.shape[0] not in (*(x.shape[0] for x in at), total):
-            got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
-            raise ValueError(f"{_OP}: scores must have one row per point, got {got} for {total} points")
+    for s, n in zip(batches, rows if several else [sum(rows)], strict=True):
+        checked(_OP, s, n)
     return batches, at
 
 
-def _skipped(like: Any, points: Any, return_norm: bool) -> Any:
-    if like is None:
-        like = points if isinstance(points, Tensor) or points is None else next(iter(points), None)
-    device = like.device if isinstance(like, Tensor) else None
+def _rows(scores: Any) -> int:
+    return scores.shape[0] if isinstance(scores, Tensor) and scores.dim() else -1
+
+
+def _skipped(like: Tensor, return_norm: bool) -> Any:
+    device = like.device
     zero = torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
     return (zero, torch.full((), math.nan, device=device)) if return_norm else zero
 

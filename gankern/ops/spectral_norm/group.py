@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gankern.backend import operator, pick
 from gankern.ops import _checks
-from gankern.ops._autograd import apply
+from gankern.ops._apply import apply
 from gankern.ops.spectral_norm.op import SpectralNorm
 from gankern.ops.spectral_norm.reference import sizes
 

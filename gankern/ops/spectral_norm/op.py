@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gankern.backend import define, operator
-from gankern.ops._autograd import apply, third_order
+from gankern.ops._apply import apply
+from gankern.ops._autograd import third_order
 from gankern.ops._checks import alike, floating
 from gankern.ops.spectral_norm.reference import pairs, sizes
 

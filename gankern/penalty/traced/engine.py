@@ -18,7 +18,7 @@ from torch.utils import _pytree
 
 from gankern.penalty._critic import Critic
 from gankern.penalty.traced.code import Untraceable, plain
-from gankern.penalty.traced.fingerprint import State, fingerprint, surroundings, tensor_key
+from gankern.penalty.traced.fingerprint import State, fingerprint, has_hooks, surroundings, tensor_key
 
 #: Value, mean norm and scores at some points, as the other engines compute them.
 Result = tuple[Tensor, Tensor, Sequence[Tensor]]
@@ -88,7 +88,7 @@ class Traced(torch.autograd.Function):
             None,
             None,
             *(
-                found[k] if k in found else torch.zeros_like(x)
+                found[k] if k in found else torch.zeros_like(x).mul_(grad)  # NaN stays NaN
                 for k, x in zip(ctx.entry.leaves, ctx.shapes, strict=True)
             ),
         )
@@ -104,7 +104,7 @@ def attempt(critic: Critic, points: Sequence[Tensor], settings: tuple[Any, ...],
         settings: all else that the value depends on.
         evaluate: the value, mean norm and scores of a critic at points.
     """
-    module = getattr(critic.function, "_orig_mod", critic.function)
+    module = _original(critic.function)
     if not isinstance(module, nn.Module):
         _refuse(critic, None, "the critic is a function, not a module")
         return None
@@ -137,6 +137,14 @@ def attempt(critic: Critic, points: Sequence[Tensor], settings: tuple[Any, ...],
             _refuse(critic, memory, entry.refused)
         return found
     return _run(entry, state, points, tensors)
+
+
+def _original(function: Any) -> Any:
+    """The module that torch.compile wrapped, where the wrapper adds nothing; else what is given."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None or type(function) is not dynamo.OptimizedModule or has_hooks(function):
+        return function
+    return function._orig_mod
 
 
 def _arguments(critic: Critic) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any], Any]:

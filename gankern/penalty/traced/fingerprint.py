@@ -46,6 +46,12 @@ def tensor_key(x: Tensor) -> tuple[Any, ...]:
     return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks that run in a forward or backward pass."""
+    attributes = module.__dict__
+    return any(attributes[name] for name in _HOOKS)
+
+
 def fingerprint(critic: nn.Module) -> State:
     """The state of a critic.
 
@@ -70,9 +76,8 @@ def _walk(
         return  # a module that is used twice
     attributes = module.__dict__
     key += (class_key(type(module)), attributes["training"])
-    for name in _HOOKS:
-        if attributes[name]:
-            raise Untraceable(f"{prefix or 'the critic '}has hooks")
+    if has_hooks(module):
+        raise Untraceable(f"{prefix or 'the critic '}has hooks")
     if len(attributes) > len(_STANDARD):
         _add_plain(attributes, prefix, key)
     for group in (attributes["_parameters"], attributes["_buffers"]):
