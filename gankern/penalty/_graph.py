@@ -112,4 +112,8 @@ def on_host(x: Tensor) -> bool:
 
 def finite(tensors: Sequence[Tensor]) -> bool:
     """Whether tensors on the host have neither NaN nor infinity."""
-    return all(math.isfinite(x.sum().item()) or bool(x.isfinite().all()) for x in tensors)
+    for x in tensors:
+        x = x.detach()
+        if not math.isfinite(x.sum().item()) and not x.isfinite().all():
+            return False
+    return True

@@ -139,8 +139,7 @@ def _guarded(penalty: Tensor, scores: Sequence[Tensor], at: Sequence[Tensor]) ->
     Piecewise-linear layers choose a side for a NaN and an infinity: the gradient at such a point looks like any other.
     """
     if _graph.on_host(penalty):
-        with torch.no_grad():
-            good = not math.isnan(penalty.item()) and _graph.finite(at)
+        good = not math.isnan(penalty.item()) and _graph.finite(at)
         if scores:
             penalty = _graph.anchor(penalty, scores, at, everywhere=not good)
         return penalty if good else penalty * math.nan
@@ -161,7 +160,7 @@ def _evaluate(
         with torch.enable_grad():
             batches = [critic(x) for x in points]
         value, norm = _at_points(batches, points, kind, target, scale)
-        if not (_graph.on_host(value) and _graph.finite([s.detach() for s in batches])):
+        if not (_graph.on_host(value) and _graph.finite(batches)):
             value = value + _graph.nothing(batches).to(value.dtype)
         return value, norm, batches
 
