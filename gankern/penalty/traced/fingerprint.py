@@ -126,8 +126,10 @@ def surroundings(device: torch.device) -> tuple[Any, ...]:
     """What a graph takes for granted about the process.
 
     Raises:
-        Untraceable: something intercepts torch's functions.
+        Untraceable: something intercepts torch's functions, or the device holds no numbers to compare.
     """
+    if device.type == "meta":
+        raise Untraceable("meta tensors have no values: a first result cannot be compared with eager's")
     if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
         raise Untraceable("a mode intercepts torch's functions")
     if torch._C._are_functorch_transforms_active() or torch.is_inference_mode_enabled():
