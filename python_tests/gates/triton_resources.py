@@ -82,15 +82,20 @@ def sass(cubin: bytes) -> str:
 
 
 def _start(cache: str) -> None:
-    # A cache hit would print no log of ptxas.
-    os.environ.update(TRITON_CACHE_DIR=tempfile.mkdtemp(dir=cache), TRITON_DUMP_PTXAS_LOG="1")
+    os.environ.update(TRITON_CACHE_DIR=cache, TRITON_DUMP_PTXAS_LOG="1")
 
 
 def _measure_named(op: str, name: str, target: str) -> dict[str, Any]:
     from gankern.ops._triton import discover
 
     (spec,) = [spec for spec in discover()[op] if spec.name == name]
-    return {"op": op, "source": "triton"} | measure(spec, target)
+    # A cache hit would print no log of ptxas, and two ops may share a kernel.
+    with tempfile.TemporaryDirectory(dir=os.environ["TRITON_CACHE_DIR"]) as fresh:
+        before, os.environ["TRITON_CACHE_DIR"] = os.environ["TRITON_CACHE_DIR"], fresh
+        try:
+            return {"op": op, "source": "triton"} | measure(spec, target)
+        finally:
+            os.environ["TRITON_CACHE_DIR"] = before
 
 
 def measure_all(workers: int = 2) -> list[dict[str, Any]]:
