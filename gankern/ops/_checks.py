@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import cast
 
 import numpy as np
@@ -58,9 +57,10 @@ def autocast(x: Tensor) -> bool:
 
 def positive(op: str, name: str, value: object) -> int:
     """`value`, if it is an integer of at least 1."""
-    if isinstance(value, (bool, Tensor)) or not hasattr(value, "__index__"):
+    if isinstance(value, np.integer):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-    number = value if isinstance(value, (int, torch.SymInt)) else operator.index(value)
-    if number < 1:
-        raise ValueError(f"{op}: {name} must be at least 1, got {number}")
-    return cast(int, number)
+    if value < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {value}")
+    return cast(int, value)
