@@ -25,3 +25,21 @@
   }
 #define GANKERN_PER_ISA(name, isa) (gankern::baseline::name)
 #endif
+
+// The float and double tables of an op, gankern::op::Kernels<T>, and gankern::op::kernels<T>(isa): those compiled for
+// an ISA that the processor supports.
+#define GANKERN_DECLARE_KERNELS(op)                         \
+  GANKERN_DECLARE_PER_ISA(op::Kernels<float>, op##_float)   \
+  GANKERN_DECLARE_PER_ISA(op::Kernels<double>, op##_double) \
+  namespace gankern::op {                                   \
+  template <class T>                                        \
+  const Kernels<T>& kernels(Isa isa);                       \
+  template <>                                               \
+  inline const Kernels<float>& kernels<float>(Isa isa) {    \
+    return GANKERN_PER_ISA(op##_float, isa);                \
+  }                                                         \
+  template <>                                               \
+  inline const Kernels<double>& kernels<double>(Isa isa) {  \
+    return GANKERN_PER_ISA(op##_double, isa);               \
+  }                                                         \
+  }

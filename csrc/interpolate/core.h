@@ -20,23 +20,4 @@ struct Kernels {
 
 }  // namespace gankern::interpolate
 
-GANKERN_DECLARE_PER_ISA(interpolate::Kernels<float>, interpolate_float)
-GANKERN_DECLARE_PER_ISA(interpolate::Kernels<double>, interpolate_double)
-
-namespace gankern::interpolate {
-
-// Kernels compiled for an ISA that the processor supports.
-template <class T>
-const Kernels<T>& kernels(Isa isa);
-
-template <>
-inline const Kernels<float>& kernels<float>(Isa isa) {
-  return GANKERN_PER_ISA(interpolate_float, isa);
-}
-
-template <>
-inline const Kernels<double>& kernels<double>(Isa isa) {
-  return GANKERN_PER_ISA(interpolate_double, isa);
-}
-
-}  // namespace gankern::interpolate
+GANKERN_DECLARE_KERNELS(interpolate)

@@ -97,23 +97,4 @@ static inline int64_t local_size(int64_t c, int64_t rows, int64_t fold, int64_t 
 
 }  // namespace gankern::minibatch_l1
 
-GANKERN_DECLARE_PER_ISA(minibatch_l1::Kernels<float>, minibatch_l1_float)
-GANKERN_DECLARE_PER_ISA(minibatch_l1::Kernels<double>, minibatch_l1_double)
-
-namespace gankern::minibatch_l1 {
-
-// Kernels compiled for an ISA that the processor supports.
-template <class T>
-const Kernels<T>& kernels(Isa isa);
-
-template <>
-inline const Kernels<float>& kernels<float>(Isa isa) {
-  return GANKERN_PER_ISA(minibatch_l1_float, isa);
-}
-
-template <>
-inline const Kernels<double>& kernels<double>(Isa isa) {
-  return GANKERN_PER_ISA(minibatch_l1_double, isa);
-}
-
-}  // namespace gankern::minibatch_l1
+GANKERN_DECLARE_KERNELS(minibatch_l1)

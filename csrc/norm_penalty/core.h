@@ -24,23 +24,4 @@ struct Kernels {
 
 }  // namespace gankern::norm_penalty
 
-GANKERN_DECLARE_PER_ISA(norm_penalty::Kernels<float>, norm_penalty_float)
-GANKERN_DECLARE_PER_ISA(norm_penalty::Kernels<double>, norm_penalty_double)
-
-namespace gankern::norm_penalty {
-
-// Kernels compiled for an ISA that the processor supports.
-template <class T>
-const Kernels<T>& kernels(Isa isa);
-
-template <>
-inline const Kernels<float>& kernels<float>(Isa isa) {
-  return GANKERN_PER_ISA(norm_penalty_float, isa);
-}
-
-template <>
-inline const Kernels<double>& kernels<double>(Isa isa) {
-  return GANKERN_PER_ISA(norm_penalty_double, isa);
-}
-
-}  // namespace gankern::norm_penalty
+GANKERN_DECLARE_KERNELS(norm_penalty)

@@ -26,20 +26,4 @@ constexpr int block_rows = 4;
 
 }  // namespace gankern::spectral_norm
 
-GANKERN_DECLARE_PER_ISA(spectral_norm::Kernels<float>, spectral_norm_float)
-GANKERN_DECLARE_PER_ISA(spectral_norm::Kernels<double>, spectral_norm_double)
-
-namespace gankern::spectral_norm {
-
-template <class T>
-const Kernels<T>& kernels(Isa isa);
-template <>
-inline const Kernels<float>& kernels<float>(Isa isa) {
-  return GANKERN_PER_ISA(spectral_norm_float, isa);
-}
-template <>
-inline const Kernels<double>& kernels<double>(Isa isa) {
-  return GANKERN_PER_ISA(spectral_norm_double, isa);
-}
-
-}  // namespace gankern::spectral_norm
+GANKERN_DECLARE_KERNELS(spectral_norm)
