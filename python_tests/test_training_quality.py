@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gankern.diagnostics import mode_coverage
+from gankern.diagnostics import ks_test, mixture_cdf, mode_coverage
 from gankern.training import Trainer, recipes
 from gankern.training.data import open_source
 
@@ -35,6 +35,16 @@ def test_sngan_gp_covers_the_ring(tmp_path):
     modes = trainer.source.modes
     found = mode_coverage(_samples(trainer, 10_000), modes.centres, modes.std, sigmas=3, share=0.01)
     assert found.covered == 8, found
+
+
+@pytest.mark.slow
+def test_mlp_1d_with_spectral_norm_passes_the_kolmogorov_smirnov_test(tmp_path):
+    trainer = _trained(tmp_path, "mlp-1d", "mixture1d")
+    assert trainer.recipe.spectral
+    modes = trainer.source.modes
+    found = ks_test(_samples(trainer, 5000), mixture_cdf(modes.centres, modes.std), draw=1000)
+    assert len(found.p_values) == 5
+    assert found.median > 0.05, found
 
 
 @pytest.mark.slow
