@@ -1,6 +1,6 @@
 """One training step of three recipes at 32 x 32, beside the same recipes with torch's own layers.
 
-    python -m benchmarks.training_step [--rounds 9] [--json FILE]
+    python -m benchmarks.training_step [RECIPE ...] [--batch N] [--rounds 9] [--json FILE]
 
 The twins use torch's spectral_norm parametrization on each layer, a gradient penalty by eager double backward, and
 minibatch discrimination by broadcasting. A variant in which one kernel alone is gankern's says what that kernel is
@@ -129,13 +129,14 @@ def variants(name: str) -> dict[str, Sequence[str]]:
     return found
 
 
-def measure(name: str, rounds: int, source: Source) -> dict[str, Any]:
-    """Median seconds of a step by variant, and the operations of each."""
+def measure(name: str, batch: int | None, rounds: int, source: Source) -> dict[str, Any]:
+    """Median seconds of a step by variant, and the operations of each; batch None is the recipe's own."""
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {
-            label: Trainer(variant(name, ours), source, Path(folder) / label.replace(" ", "-"))
-            for label, ours in variants(name).items()
-        }
+        trainers = {}
+        for label, ours in variants(name).items():
+            recipe = variant(name, ours)
+            recipe.batch = batch or recipe.batch
+            trainers[label] = Trainer(recipe, source, Path(folder) / label.replace(" ", "-"))
         flops = {}
         for label, trainer in trainers.items():
             trainer._step(False)
@@ -157,7 +158,6 @@ def measure(name: str, rounds: int, source: Source) -> dict[str, Any]:
     }
     if not alone:
         alone = {USED[name][0]: medians["torch"] - medians["gankern"]}
-    recipe = recipes.find(name)()
     return {
         "recipe": name,
         "shape": list(source.shape),
@@ -189,14 +189,16 @@ def table(row: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(USED)}; default: all")
+    parser.add_argument("--batch", type=int, metavar="N", help="default: each recipe's own, and 64")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     source = Source("noise", SHAPE, rows=torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8))
     rows = []
     for name in arguments.recipes or USED:
-        rows.append(measure(name, arguments.rounds, source))
-        print(table(rows[-1]), flush=True)
+        for batch in (arguments.batch,) if arguments.batch else dict.fromkeys((recipes.find(name)().batch, 64)):
+            rows.append(measure(name, batch, arguments.rounds, source))
+            print(table(rows[-1]), flush=True)
     if arguments.json:
         save(arguments.json, {"environment": environment.describe("cpu"), "rows": rows})
     return 0

@@ -2,7 +2,8 @@
 
 Networks, normalisation and the hinge loss as in SNGAN (Miyato et al. 2018); the penalty of WGAN-GP (Gulrajani et al.
 2017); minibatch discrimination before the last layer (Salimans et al. 2016, arXiv:1606.03498). One critic update per
-generator update, which learns at half of the critic's rate (Heusel et al. 2017, arXiv:1706.08500).
+generator update, which learns at half of the critic's rate (Heusel et al. 2017, arXiv:1706.08500). Batches of 128: the
+more samples a batch holds, the more minibatch discrimination can tell from it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class SNGANGP(Recipe):
 
     paper = "Miyato et al. 2018, arXiv:1802.05957; Gulrajani et al. 2017, arXiv:1704.00028"
 
-    steps: int = 2000
+    steps: int = 1500
+    batch: int = 128
     generator_lr: float = 5e-4
     critic_lr: float = 1e-3
     anneal: bool = True
