@@ -48,12 +48,62 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     return _without_autocast(torch.convolution, x, weight, bias, *geometry)
 
 
+#: Up to so many channels, torch's own input gradient is faster than oneDNN's, which computes whole vectors of them.
+FEW_CHANNELS = 4
+
+
+def _of_an_image(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether torch's own kernel computes this input gradient in half of oneDNN's time or less.
+
+    So it is for a critic's first layer on the CPU, whose input gradient only a penalty needs. torch's kernel holds a
+    matrix of all patches; it must not be much larger than grad, of which oneDNN makes a copy.
+    """
+    _, _, dilation, transposed, _, groups = geometry
+    return (
+        type(grad) is Tensor  # while tracing, it is another
+        and x.shape[1] <= FEW_CHANNELS
+        and grad.dim() == 4
+        and grad.dtype == torch.float32
+        and grad.device.type == "cpu"
+        and groups == 1
+        and not transposed
+        and all(d == 1 for d in dilation)
+        and weight[0].numel() <= 2 * weight.shape[0]
+        and grad.numel() > 0
+        and grad.is_contiguous()
+        and x.is_contiguous()
+        and torch._C._get_mkldnn_enabled()
+    )
+
+
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if _of_an_image(grad, x, weight, geometry):
+        stride, padding, *_ = geometry
+        patches = _aten._slow_conv2d_backward.output_mask
+        return patches(grad, x, weight, weight.shape[2:], stride, padding, [True, False, False])[0]
+    return _aten.convolution_backward(grad, x, weight, None, *geometry, [True, False, False])[0]
+
+
 def _convolution_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias, None where the mask has False."""
+    if mask[0] and _of_an_image(grad, x, weight, geometry):
+        others = _convolution_gradients(grad, x, weight, geometry, [False, *mask[1:]])
+        return _input_gradient(grad, x, weight, geometry), *others[1:]
+    if not any(mask):
+        return None, None, None
     bias_sizes = [grad.shape[1]] if mask[2] else None
     found = _aten.convolution_backward(grad, x, weight, bias_sizes, *geometry, mask)
-    return tuple(g if wanted else None for g, wanted in zip(found, mask, strict=True))  # type: ignore[return-value]
+    return tuple(g if wanted else None for g, wanted in zip(found, mask, strict=True))
+
+
+def convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, *rest: Any
+) -> tuple[Tensor | None, ...]:
+    """As `torch.ops.aten.convolution_backward`, for graphs."""
+    *geometry, mask = rest
+    return _convolution_gradients(grad, x, weight, tuple(geometry), mask)
 
 
 class Convolution(torch.autograd.Function):
@@ -92,7 +142,7 @@ class ConvolutionInputGradient(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         """Runs torch's input gradient."""
-        return _aten.convolution_backward(grad, like, weight, None, *geometry, [True, False, False])[0]
+        return _input_gradient(grad, like, weight, geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
