@@ -81,7 +81,7 @@ def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry)
         stride, padding, *_ = geometry
         patches = _aten._slow_conv2d_backward.output_mask
         return patches(grad, x, weight, weight.shape[2:], stride, padding, [True, False, False])[0]
-    return _aten.convolution_backward(grad, x, weight, None, *geometry, [True, False, False])[0]
+    return _aten.convolution_backward.default(grad, x, weight, None, *geometry, [True, False, False])[0]
 
 
 def _convolution_gradients(
@@ -94,7 +94,7 @@ def _convolution_gradients(
     if not any(mask):
         return None, None, None
     bias_sizes = [grad.shape[1]] if mask[2] else None
-    found = _aten.convolution_backward(grad, x, weight, bias_sizes, *geometry, mask)
+    found = _aten.convolution_backward.default(grad, x, weight, bias_sizes, *geometry, mask)
     return tuple(g if wanted else None for g, wanted in zip(found, mask, strict=True))
 
 
@@ -177,7 +177,7 @@ class ConvolutionWeightGradient(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         """Runs torch's weight gradient."""
-        return _aten.convolution_backward(grad, x, like, None, *geometry, [False, True, False])[1]
+        return _aten.convolution_backward.default(grad, x, like, None, *geometry, [False, True, False])[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -197,6 +197,10 @@ class ConvolutionWeightGradient(torch.autograd.Function):
         return dgrad, dx, None, None
 
 
+#: Multiplications of a matrix product from which on oneDNN is faster than MKL.
+WORTH_A_CALL = 1 << 22
+
+
 def onednn_can(x: Tensor, weight: Tensor) -> bool:
     """Whether a matrix product is one that oneDNN computes, large enough to be worth the call.
 
@@ -206,19 +210,19 @@ def onednn_can(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and weight.dim() == 2
-        and x.numel() * weight.shape[0] >= 1 << 22
+        and x.numel() * weight.shape[0] >= WORTH_A_CALL
         and torch._C._get_mkldnn_enabled()
-        and _ONEDNN is not None
+        and ONEDNN is not None
     )
 
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b.T + bias in oneDNN."""
-    assert _ONEDNN is not None
-    return _without_autocast(_ONEDNN, a, b, bias, "none", [], "")
+    assert ONEDNN is not None
+    return _without_autocast(ONEDNN, a, b, bias, "none", [], "")
 
 
 class MatrixProduct(torch.autograd.Function):

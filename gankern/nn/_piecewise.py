@@ -43,7 +43,7 @@ class Relu(torch.autograd.Function):
         if grad is None:
             return None
         (y,) = ctx.saved_tensors
-        return _aten.threshold_backward(grad, y.detach(), 0)
+        return _aten.threshold_backward.default(grad, y.detach(), 0)
 
 
 def relu_(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def leaky_relu(x: Tensor, slope: float) -> Tensor:
     """X, or slope * x where x <= 0: torch's gradient formula applied to x itself is that function."""
     if x.numel() >= _LARGE:
         return apply(LeakyRelu, x, slope)
-    return _aten.leaky_relu_backward(x, x.detach(), slope, False)
+    return _aten.leaky_relu_backward.default(x, x.detach(), slope, False)
 
 
 class LeakyRelu(torch.autograd.Function):
@@ -83,7 +83,7 @@ class LeakyRelu(torch.autograd.Function):
         if grad is None:
             return None, None
         (x,) = ctx.saved_tensors
-        return _aten.leaky_relu_backward(grad, x.detach(), ctx.slope, False), None
+        return _aten.leaky_relu_backward.default(grad, x.detach(), ctx.slope, False), None
 
 
 def leaky_relu_(x: Tensor, slope: float) -> Tensor:

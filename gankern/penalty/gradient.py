@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -82,13 +85,15 @@ def gradient_penalty(
         target: the norm that costs nothing, for wgan-gp, wgan-lp and dragan.
         alpha: (N,) or (N, 1, ..., 1), detached; drawn by `torch.rand((N,), device=real.device, generator=generator)`
             if absent.
-        generator: draws alpha, unless it is given, and after it the noise of dragan.
+        generator: draws alpha, unless it is given, and after it the noise of dragan. "r1", "r2" and "roth" draw
+            nothing and leave it as it is, so that code for any kind can pass it.
         engine: "eager" is torch's own double backward. "pruned" leaves out all gradients that are zero because a part
             of the critic is piecewise linear (see `gankern.nn.functional`). "traced" runs value and gradients as one
             graph, which is made of a module and checked against "eager" at its first use, and used again as long as
             nothing that it depends on has changed; the result then cannot be differentiated twice. "compiled" is a
             graph compiled by Inductor. What cannot be traced runs "pruned", with one warning that says why. "auto" is
-            "pruned", and "traced" without warnings from the third call in one state on.
+            "pruned", and "traced" without warnings from the third call in one state on. A critic that fails "pruned",
+            but not "eager", runs "eager", with one warning that says why.
         scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
             forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
             and "wgan-lp". The penalties of a sequence of points tensors, such as real and fake for R1 + R2, are
@@ -152,6 +157,10 @@ def _guarded(penalty: Tensor, scores: Sequence[Tensor], at: Sequence[Tensor]) ->
     return penalty * factor
 
 
+#: Critics whose engine "pruned" failed where "eager" did not.
+_failed: WeakSet[Any] = WeakSet()
+
+
 def _evaluate(
     run: Critic, at: Sequence[Tensor], kind: str, target: float, scale: float, factor: float
 ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
@@ -169,7 +178,17 @@ def _evaluate(
         found = traced.attempt(run, at, (kind, target, scale), evaluate, factor)
         if found is not None:
             return found
-    return evaluate(run, at, factor)
+    if run.engine == "eager" or (_failed and run.function in _failed):
+        return evaluate(replace(run, engine="eager"), at, factor)
+    try:
+        return evaluate(run, at, factor)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    found = evaluate(replace(run, engine="eager"), at, factor)  # raises the critic's own error, if it is one
+    with suppress(TypeError):  # no weak reference to it
+        _failed.add(run.function)
+    traced.warn(f"{_OP}: engine 'pruned' failed, {reason}; engine 'eager' runs instead")
+    return found
 
 
 def _at_points(

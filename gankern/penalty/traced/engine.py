@@ -142,7 +142,12 @@ def attempt(
         if entry.refused:
             _refuse(critic, memory, entry.refused)
         return found
-    return _run(entry, state, points, tensors, factor)
+    try:
+        return _run(entry, state, points, tensors, factor)
+    except Exception as error:
+        entry.run, entry.refused = None, _one_line(error)
+    _refuse(critic, memory, entry.refused)
+    return None
 
 
 def _original(function: Any) -> Any:
@@ -319,19 +324,15 @@ def _refuse(critic: Critic, memory: Memory | None, reason: str) -> None:
         return
     if memory is not None:
         memory.warned = True
-    warnings.warn(
-        f"{critic.op}: engine {critic.engine!r} cannot trace this critic: {reason}; engine 'pruned' runs instead",
-        RuntimeWarning,
-        stacklevel=_level_of_caller(),
-    )
+    warn(f"{critic.op}: engine {critic.engine!r} cannot trace this critic: {reason}; engine 'pruned' runs instead")
 
 
-def _level_of_caller() -> int:
-    """How far up the code stands that called gankern, for a warning raised where this is called."""
-    level, frame = 1, sys._getframe(1)
+def warn(message: str) -> None:
+    """Warns the code that called gankern, however far up it stands."""
+    level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("gankern", "torch"):
         level, frame = level + 1, frame.f_back
-    return level
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 def _one_line(error: Exception) -> str:

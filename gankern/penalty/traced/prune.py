@@ -230,6 +230,23 @@ def _fold(module: fx.GraphModule) -> None:
     graph.eliminate_dead_code()
 
 
+def plain_products(graph: fx.Graph) -> None:
+    """Matrix products of oneDNN as ATen's: Inductor takes those of oneDNN with constant weights alone."""
+    node: Any
+    for node in list(graph.nodes):
+        if node.target is not getattr(_contraction.ONEDNN, "default", None):
+            continue
+        a, b, bias = node.args[:3]
+        with graph.inserting_before(node):
+            b = graph.call_function(_aten.t.default, (b,))
+            b.meta["val"] = _value(b.args[0]).t()
+            both = (_aten.mm.default, (a, b)) if bias is None else (_aten.addmm.default, (bias, a, b))
+            product = graph.call_function(*both)
+        product.meta["val"] = _value(node)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+
+
 def _as_linear(node: Any) -> None:
     """A product with a transposed matrix, with a bias or without, in one call."""
     *bias, a, b = node.args

@@ -17,7 +17,7 @@ from gankern.nn import functional
 from gankern.penalty import _graph
 from gankern.penalty.traced.code import Untraceable
 from gankern.penalty.traced.fingerprint import State
-from gankern.penalty.traced.prune import prune, quicken
+from gankern.penalty.traced.prune import plain_products, prune, quicken
 
 functional.PLAIN.add(FakeTensor)
 
@@ -175,5 +175,7 @@ def finish(graph: Graph, compiled: bool) -> Callable[..., Sequence[Tensor]]:
 def _inductor(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]]:
     from torch._inductor.compile_fx import compile_fx
 
+    plain_products(module.graph)
+    module.recompile()
     examples = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     return compile_fx(module, examples)  # type: ignore[return-value]
