@@ -3,23 +3,40 @@
 All providers of a case run interleaved, value and all parameter gradients, and are compared by medians; each result
 is checked against the hand-written penalty before it is timed. Peak memory is what one run allocates on top of the
 critic and the images.
+
+"by hand" is the penalty as users write it, "no penalty" the same step without one. "compiled" is the engine of that
+name; "compiled, unpruned" is the same traced graph, compiled by Inductor, with the zeros left in.
+
+The C library's allocator keeps what it is given back. By default it returns freed memory to the system, or does not,
+depending on where in the heap some small tensor lies, and the page faults that follow cost up to a quarter of a step:
+they would decide between providers by chance. The rows count them all the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import ctypes
+import os
+import random
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gankern as gk
+from gankern.bench import environment, save
+from gankern.penalty import gradient
+from gankern.penalty._critic import Critic
+from gankern.penalty.traced import engine as traced
+from gankern.penalty.traced.fingerprint import fingerprint
+from gankern.penalty.traced.trace import Inputs, finish, trace
 
 Run = Callable[[], list[Tensor]]
 
@@ -53,9 +70,9 @@ class PooledBlock(nn.Module):
         return F.avg_pool2d(y, 2) + F.avg_pool2d(self.skip(x), 2)
 
 
-def mlp(inputs: int, width: int) -> nn.Module:
+def mlp(inputs: int, width: int, depth: int = 3) -> nn.Module:
     layers: list[nn.Module] = []
-    for i in (inputs, width, width):
+    for i in (inputs, *[width] * (depth - 1)):
         layers += [nn.Linear(i, width), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Linear(width, 1))
 
@@ -87,7 +104,13 @@ CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp-2-512": (lambda: mlp(2, 512), (256, 2)),
     "mlp-2-128": (lambda: mlp(2, 128), (256, 2)),
     "mlp-2-32": (lambda: mlp(2, 32), (256, 2)),
+    "mlp-2-16-1-batch-256": (lambda: mlp(2, 16, 1), (256, 2)),
+    "mlp-2-16-1-batch-64": (lambda: mlp(2, 16, 1), (64, 2)),
 }
+
+#: Cases that are compiled too: Inductor takes a while.
+COMPILED = ("conv-leaky", "mlp-784-256")
+UNPRUNED = "compiled, unpruned"
 
 
 def by_hand(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
@@ -116,7 +139,29 @@ def penalty_runs(name: str) -> dict[str, Run]:
         runs[engine] = lambda engine=engine: _collect(  # type: ignore[misc]
             critic, gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine)
         )
+    if name in COMPILED:
+        runs["compiled"] = lambda: _collect(
+            critic, gk.gradient_penalty(critic, real, fake, alpha=alpha, engine="compiled")
+        )
+        runs[UNPRUNED] = _unpruned(critic, real, fake, alpha)
     return runs
+
+
+def _unpruned(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Run:
+    """torch's whole double backward as one graph, compiled; without the engine's checks, which take time."""
+    state = fingerprint(critic)
+
+    def evaluate(function: Callable[[Tensor], Any], points: Sequence[Tensor]) -> Any:
+        run = Critic("benchmark", function, "eager")
+        scores = [run(x) for x in points]
+        return *gradient._at_points(scores, points, "wgan-gp", 1.0, 1.0), scores
+
+    def points() -> list[Tensor]:
+        return gradient._points([real, fake], "wgan-gp", alpha, None)
+
+    graph = trace(critic, state, Inputs(points(), [], state.tensors, []), lambda _: ((), {}), evaluate, pruned=False)
+    entry = traced.Entry(run=finish(graph, compiled=True), leaves=graph.leaves, reached=graph.reached)
+    return lambda: _collect(critic, traced._run(entry, state, points(), [], 10.0)[0])
 
 
 def shared_runs() -> dict[str, Run]:
@@ -128,22 +173,19 @@ def shared_runs() -> dict[str, Run]:
     def loss(scores: Tensor) -> Tensor:
         return F.softplus(scores[32:] - scores[:32]).mean()
 
-    def points() -> tuple[Tensor, Tensor, Tensor]:
-        x, y = real.clone().requires_grad_(), fake.clone().requires_grad_()
-        return x, y, torch.cat([x, y])
-
+    # Batches of one size: the sum of R1 and R2 is twice their mean over all images.
     def hand() -> list[Tensor]:
-        x, y, both = points()
+        both = torch.cat([real, fake]).requires_grad_()
         scores = critic(both)
-        gradients = torch.autograd.grad(scores.sum(), (x, y), create_graph=True)
-        penalty = sum(5 * g.square().sum((1, 2, 3)).mean() for g in gradients)
-        return _collect(critic, loss(scores) + penalty)
+        (g,) = torch.autograd.grad(scores.sum(), both, create_graph=True)
+        return _collect(critic, loss(scores) + 10 * g.square().sum((1, 2, 3)).mean())
 
     def ours() -> list[Tensor]:
-        x, y, both = points()
+        both = torch.cat([real, fake]).requires_grad_()
         with gk.nn.zero_aware():
             scores = critic(both)
-        return _collect(critic, loss(scores) + gk.gradient_penalty(scores=scores, points=(x, y), kind="r1"))
+        penalty = gk.gradient_penalty(scores=scores, points=both, kind="r1", weight=20.0)
+        return _collect(critic, loss(scores) + penalty)
 
     return {
         "by hand": hand,
@@ -166,21 +208,50 @@ def check(name: str, runs: dict[str, Run]) -> None:
                 raise SystemExit(f"{name}: {provider} is wrong by {error:.1e}")
 
 
-def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+def interleaved(runs: dict[str, Run], seconds: float) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of each run, and page faults in all, by provider; providers take turns in random order."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    faults = dict.fromkeys(runs, 0)
+    names, shuffle = list(runs), random.Random(0).shuffle
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times["by hand"]) < 7:
-        for name, run in runs.items():
+        shuffle(names)
+        for name in names:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             start = time.perf_counter()
-            run()
+            runs[name]()
             times[name].append(time.perf_counter() - start)
-    return times
+            faults[name] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return times, faults
+
+
+def keep_memory() -> None:
+    """Lets glibc's allocator keep what is freed; elsewhere, nothing."""
+    trim_threshold, mmap_threshold = -1, -3
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_threshold, 32 << 20)
+        library.mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The profiler's C++ code writes warnings to the process's standard error."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def peak_bytes(run: Run) -> int:
     """The largest sum of live allocations during a run, by torch's own records."""
     run()
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with _silence(), torch.profiler.profile(profile_memory=True) as profile:
         run()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = peak = 0
@@ -195,13 +266,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=[*CRITICS, "shared-r1-r2"], help="all if not given")
     parser.add_argument("--seconds", type=float, default=5.0, help="at least, per case")
-    parser.add_argument("--json", type=Path, help="write the result there")
+    parser.add_argument("--json", metavar="FILE", help="write a result file")
     arguments = parser.parse_args(argv)
+    keep_memory()
     rows = []
     for name in arguments.case or [*CRITICS, "shared-r1-r2"]:
         runs = shared_runs() if name == "shared-r1-r2" else penalty_runs(name)
         check(name, runs)
-        times = interleaved(runs, arguments.seconds)
+        times, faults = interleaved(runs, arguments.seconds)
         base = statistics.median(times["no penalty" if "no penalty" in runs else "by hand"])
         for provider, values in times.items():
             median = statistics.median(values)
@@ -211,14 +283,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "median_ms": median * 1e3,
                 "min_ms": min(values) * 1e3,
                 "repetitions": len(values),
+                "page_faults": faults[provider] / len(values),
                 "peak_mib": peak_bytes(runs[provider]) / 2**20,
             }
             rows.append(row)
             ratio = f"{median / base:5.2f} x no penalty" if "no penalty" in runs else f"{base / median:5.2f} x by hand"
-            print(f"{name:20} {provider:11} {median * 1e3:9.3f} ms  {ratio}  peak {row['peak_mib']:8.2f} MiB")
+            memory = f"peak {row['peak_mib']:8.2f} MiB"
+            print(f"{name:20} {provider:18} {median * 1e3:9.3f} ms  {ratio}  {memory}", flush=True)
     if arguments.json:
-        host = {"machine": platform.platform(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        arguments.json.write_text(json.dumps({"host": host, "rows": rows}, indent=2) + "\n")
+        save(arguments.json, {"schema": "gradient_penalty 1", "environment": environment.describe("cpu"), "rows": rows})
     return 0
 
 

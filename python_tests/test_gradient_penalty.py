@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import critics
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 import gankern as gk
+from benchmarks.gradient_penalty import peak_bytes
+from gankern.nn import _contraction
 
 KINDS = ("wgan-gp", "wgan-lp", "dragan", "zero-centered", "r1", "r2", "roth")
 ENGINES = ("eager", "pruned", "traced", "auto")
@@ -269,6 +273,64 @@ def test_conditional_critic_with_outputs():
         lambda x: (critic(x, label, temperature=2.0)["score"], x), real, fake, alpha=alpha, output=0
     )
     assert torch.equal(pair, by_hand)
+
+
+def test_generator_of_kinds_that_draw_nothing():
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    for kind in KINDS:
+        gk.gradient_penalty(critics.make("mlp"), *critics.batches(), kind, generator=generator)
+        assert torch.equal(generator.get_state(), before) == (kind in ("r1", "r2", "roth"))
+        generator.set_state(before)
+
+
+@pytest.mark.parametrize("engine", ["pruned", "auto", "traced"])
+def test_what_fails_pruned_runs_eager(engine, monkeypatch):
+    critic = critics.make("conv")
+    alpha, batches = torch.rand(6), critics.batches()
+    expected = gk.gradient_penalty(critic, *batches, alpha=alpha, engine="eager")
+
+    def fails(*arguments):
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(_contraction.Convolution, "forward", staticmethod(fails))
+    for step in range(4):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            penalty = gk.gradient_penalty(critic, *batches, alpha=alpha, engine=engine)
+        assert torch.equal(penalty, expected)
+        found = [w for w in caught if "engine 'pruned' failed, NotImplementedError: no such kernel" in str(w.message)]
+        assert len(found) == (step == 0)
+        assert all(w.filename == __file__ for w in found)
+
+
+class OwnError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.filterwarnings("ignore:gradient_penalty. engine 'traced' cannot")
+def test_a_critics_own_error(engine):
+    def critic(x: Tensor) -> Tensor:
+        raise OwnError("mine")
+
+    with pytest.raises(OwnError, match="mine") as caught:
+        gk.gradient_penalty(critic, *critics.batches(), engine=engine)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["conv", "residual", "mlp"])
+def test_peak_memory_of_pruned(name):
+    real, fake = (x.repeat(64, 1, 1, 1) for x in critics.batches(dtype=torch.float32))
+    critic, alpha, peaks = critics.make(name, torch.float32), torch.rand(len(real)), {}
+    for engine in ("eager", "pruned"):
+
+        def run(engine: str = engine) -> list[Tensor]:
+            penalty = gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=engine)
+            return [penalty, *grad(penalty, list(critic.parameters()))]
+
+        peaks[engine] = peak_bytes(run)
+    assert 0 < peaks["pruned"] <= peaks["eager"]
 
 
 def test_norm_for_logging():

@@ -145,6 +145,36 @@ def test_spectral_norm_in_training(engine):
     torch.testing.assert_close(found, grad(expected, dict(same[1].named_parameters())[key])[0])
 
 
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+@pytest.mark.filterwarnings("ignore:gradient_penalty. engine 'traced' cannot")
+def test_group_spectral_norm(engine):
+    """The penalty of the normalised network, step by step, each with one power iteration of all layers."""
+    found = []
+    for name in ("by hand", engine):
+        torch.manual_seed(0)
+        critic = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 1)
+        ).double()
+        group = gk.nn.utils.group_spectral_norm(critic)
+        real, fake = critics.batches()
+        alpha = torch.rand(6)
+        for _ in range(4):
+            if name == "by hand":
+                x = gk.ops.interpolate(real, fake, alpha).requires_grad_()
+                (g,) = grad(critic(x).sum(), x, create_graph=True)
+                penalty = 10 * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean()
+            else:
+                penalty = gk.gradient_penalty(critic, real, fake, alpha=alpha, engine=name)
+            weights = group.original_weights()
+            gradients = grad(penalty, weights)
+            found.append([penalty.detach(), *gradients, *(b.clone() for b in critic.buffers())])
+            with torch.no_grad():
+                for w, g in zip(weights, gradients, strict=True):
+                    w -= 1e-2 * g
+    for ours, hand in zip(found[4:], found[:4], strict=True):
+        torch.testing.assert_close(ours, hand)
+
+
 @pytest.mark.parametrize("part", ["whole", "inside", "function"])
 def test_compiled_critic(part):
     """A compiled critic, or one with a compiled part, runs its original code: torch.compile has no double backward."""

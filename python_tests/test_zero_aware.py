@@ -142,6 +142,50 @@ def test_large_products():
             assert (exact - single).norm() <= 1e-5 * exact.norm()
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (4, 2, 1), ((1, 3), (3, 2), (0, 2))])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "expanded"])
+def test_gradients_of_images(kernel, stride, padding, layout, monkeypatch):
+    """The first layer's input gradient has a kernel of its own; every order, with weights, and the graph's too."""
+    used = []
+    rule = contraction._of_an_image
+    monkeypatch.setattr(contraction, "_of_an_image", lambda *given: used.append(rule(*given)) or used[-1])
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 32, kernel, stride, padding)
+    images = torch.randn(4, 3, 9, 11)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        model, x = copy.deepcopy(layer).to(dtype), images.to(dtype)
+        if layout == "channels_last":
+            x = x.to(memory_format=torch.channels_last)
+        x.requires_grad_()
+        with gk.nn.zero_aware():
+            y = model(x)
+        upstream = y.detach().cos() if layout != "expanded" else torch.ones((), dtype=dtype).expand(y.shape)
+        (g,) = grad(y, x, upstream.requires_grad_(layout != "expanded"), create_graph=True)
+        second = grad(g.square().sum(), [model.weight], retain_graph=True)
+        found.append([g, *second, *grad(y, [x, *model.parameters()], upstream)])
+    assert any(used) == (layout == "contiguous")
+    for exact, single in zip(*found, strict=True):
+        assert (exact - single).norm() <= 1e-5 * exact.norm()
+        assert single.stride() == exact.stride()
+
+
+def test_large_activation_overwritten_afterwards():
+    """As torch's leaky_relu, it must not need its result, which code after it may change in place."""
+    x = torch.randn(2, 1 << 16, requires_grad=True)
+    found = []
+    for aware in (False, True):
+        with gk.nn.zero_aware() if aware else torch.enable_grad():
+            y = F.leaky_relu(x, 0.2)
+        assert ("LeakyReluBackward" in str(y.grad_fn)) or not aware
+        y.mul_(2)
+        upstream = torch.full_like(y, 3.0, requires_grad=True)
+        (g,) = grad(y, x, upstream, create_graph=True)
+        found.append([y, g, *grad(g.square().sum(), upstream)])
+    for torchs, ours in zip(*found, strict=True):
+        assert torch.equal(torchs, ours)
+
+
 def test_inner_gradient_skips_weights(monkeypatch):
     """torch.autograd.grad(scores, points) must not compute weight gradients that nobody asked for."""
     seen = []

@@ -48,12 +48,62 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     return _without_autocast(torch.convolution, x, weight, bias, *geometry)
 
 
+#: Up to so many channels, torch's own input gradient is faster than oneDNN's, which computes whole vectors of them.
+FEW_CHANNELS = 4
+
+
+def _of_an_image(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether torch's own kernel computes this input gradient in half of oneDNN's time or less.
+
+    So it is for a critic's first layer on the CPU, whose input gradient only a penalty needs. torch's kernel holds a
+    matrix of all patches; it must not be much larger than grad, of which oneDNN makes a copy.
+    """
+    _, _, dilation, transposed, _, groups = geometry
+    return (
+        type(grad) is Tensor  # while tracing, it is another
+        and x.shape[1] <= FEW_CHANNELS
+        and grad.dim() == 4
+        and grad.dtype == torch.float32
+        and grad.device.type == "cpu"
+        and groups == 1
+        and not transposed
+        and all(d == 1 for d in dilation)
+        and weight[0].numel() <= 2 * weight.shape[0]
+        and grad.numel() > 0
+        and grad.is_contiguous()
+        and x.is_contiguous()
+        and torch._C._get_mkldnn_enabled()
+    )
+
+
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if _of_an_image(grad, x, weight, geometry):
+        stride, padding, *_ = geometry
+        patches = _aten._slow_conv2d_backward.output_mask
+        return patches(grad, x, weight, weight.shape[2:], stride, padding, [True, False, False])[0]
+    return _aten.convolution_backward.default(grad, x, weight, None, *geometry, [True, False, False])[0]
+
+
 def _convolution_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias, None where the mask has False."""
+    if mask[0] and _of_an_image(grad, x, weight, geometry):
+        others = _convolution_gradients(grad, x, weight, geometry, [False, *mask[1:]])
+        return _input_gradient(grad, x, weight, geometry), *others[1:]
+    if not any(mask):
+        return None, None, None
     bias_sizes = [grad.shape[1]] if mask[2] else None
-    found = _aten.convolution_backward(grad, x, weight, bias_sizes, *geometry, mask)
-    return tuple(g if wanted else None for g, wanted in zip(found, mask, strict=True))  # type: ignore[return-value]
+    found = _aten.convolution_backward.default(grad, x, weight, bias_sizes, *geometry, mask)
+    return tuple(g if wanted else None for g, wanted in zip(found, mask, strict=True))
+
+
+def convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias_sizes: list[int] | None, *rest: Any
+) -> tuple[Tensor | None, ...]:
+    """As `torch.ops.aten.convolution_backward`, for graphs."""
+    *geometry, mask = rest
+    return _convolution_gradients(grad, x, weight, tuple(geometry), mask)
 
 
 class Convolution(torch.autograd.Function):
@@ -92,7 +142,7 @@ class ConvolutionInputGradient(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, weight: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         """Runs torch's input gradient."""
-        return _aten.convolution_backward(grad, like, weight, None, *geometry, [True, False, False])[0]
+        return _input_gradient(grad, like, weight, geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -127,7 +177,7 @@ class ConvolutionWeightGradient(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, x: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         """Runs torch's weight gradient."""
-        return _aten.convolution_backward(grad, x, like, None, *geometry, [False, True, False])[1]
+        return _aten.convolution_backward.default(grad, x, like, None, *geometry, [False, True, False])[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -147,6 +197,10 @@ class ConvolutionWeightGradient(torch.autograd.Function):
         return dgrad, dx, None, None
 
 
+#: Multiplications of a matrix product from which on oneDNN is faster than MKL.
+WORTH_A_CALL = 1 << 22
+
+
 def onednn_can(x: Tensor, weight: Tensor) -> bool:
     """Whether a matrix product is one that oneDNN computes, large enough to be worth the call.
 
@@ -156,19 +210,19 @@ def onednn_can(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and weight.dim() == 2
-        and x.numel() * weight.shape[0] >= 1 << 22
+        and x.numel() * weight.shape[0] >= WORTH_A_CALL
         and torch._C._get_mkldnn_enabled()
-        and _ONEDNN is not None
+        and ONEDNN is not None
     )
 
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a @ b.T + bias in oneDNN."""
-    assert _ONEDNN is not None
-    return _without_autocast(_ONEDNN, a, b, bias, "none", [], "")
+    assert ONEDNN is not None
+    return _without_autocast(ONEDNN, a, b, bias, "none", [], "")
 
 
 class MatrixProduct(torch.autograd.Function):

@@ -43,7 +43,7 @@ class Relu(torch.autograd.Function):
         if grad is None:
             return None
         (y,) = ctx.saved_tensors
-        return _aten.threshold_backward(grad, y.detach(), 0)
+        return _aten.threshold_backward.default(grad, y.detach(), 0)
 
 
 def relu_(x: Tensor) -> Tensor:
@@ -51,9 +51,39 @@ def relu_(x: Tensor) -> Tensor:
     return x.masked_fill_(x.detach() <= 0, 0)
 
 
+#: From so many elements on, a Function's Python costs less than the one pass that it saves.
+_LARGE = 1 << 17
+
+
 def leaky_relu(x: Tensor, slope: float) -> Tensor:
     """X, or slope * x where x <= 0: torch's gradient formula applied to x itself is that function."""
-    return _aten.leaky_relu_backward(x, x.detach(), slope, False)
+    if x.numel() >= _LARGE:
+        return apply(LeakyRelu, x, slope)
+    return _aten.leaky_relu_backward.default(x, x.detach(), slope, False)
+
+
+class LeakyRelu(torch.autograd.Function):
+    """X, or slope * x where x <= 0, with the sign read from x."""
+
+    @staticmethod
+    def forward(x: Tensor, slope: float) -> Tensor:
+        """Runs torch's leaky_relu."""
+        return torch.nn.functional.leaky_relu(x, slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps x: code after it may overwrite the result in place."""
+        x, ctx.slope = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
+        """Differentiable in grad alone."""
+        if grad is None:
+            return None, None
+        (x,) = ctx.saved_tensors
+        return _aten.leaky_relu_backward.default(grad, x.detach(), ctx.slope, False), None
 
 
 def leaky_relu_(x: Tensor, slope: float) -> Tensor:

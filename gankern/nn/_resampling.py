@@ -36,6 +36,12 @@ class LinearMap(torch.autograd.Function):
         return None if grad is None else apply(LinearMap, grad, ctx.adjoint, ctx.map), None, None
 
 
+def _shape(x: Tensor) -> Callable[[], Tensor]:
+    """Makes a tensor of x's shape and layout; torch's backward operators look at nothing else, and x can be freed."""
+    shape, strides, options = x.shape, x.stride(), {"dtype": x.dtype, "device": x.device}
+    return lambda: torch.empty_strided(shape, strides, **options)  # type: ignore[arg-type]
+
+
 def _tuple(value: _Ints, n: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * n if len(values) == 1 else values
@@ -58,18 +64,18 @@ def avg_pool(
     forward, backward = (
         (_aten.avg_pool2d, _aten.avg_pool2d_backward) if n == 2 else (_aten.avg_pool3d, _aten.avg_pool3d_backward)
     )
-    like = x.detach()
-    return apply(LinearMap, x, lambda t: forward(t, *window, *rest), lambda g: backward(g, like, *window, *rest))
+    like = _shape(x)
+    return apply(LinearMap, x, lambda t: forward(t, *window, *rest), lambda g: backward(g, like(), *window, *rest))
 
 
 def adaptive_avg_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
     """Average pooling to a given size."""
-    like, sizes = x.detach(), list(size)
+    like, sizes = _shape(x), list(size)
     return apply(
         LinearMap,
         x,
         lambda t: _aten._adaptive_avg_pool2d(t, sizes),
-        lambda g: _aten._adaptive_avg_pool2d_backward(g, like),
+        lambda g: _aten._adaptive_avg_pool2d_backward(g, like()),
     )
 
 
@@ -90,8 +96,8 @@ def max_pool(
         if n == 2
         else (_aten.max_pool3d_with_indices, _aten.max_pool3d_with_indices_backward)
     )
-    like = x.detach()
-    indices = forward(like, *window)[1]
+    like = _shape(x)
+    indices = forward(x.detach(), *window)[1]
     if indices.is_contiguous():
         flat = indices.flatten(-n)
 
@@ -105,12 +111,12 @@ def max_pool(
             found = t.movedim(-n - 1, -1).flatten(-n - 1, -2).gather(-2, flat)
             return found.view(channels_last.shape).movedim(-1, -n - 1)
 
-    return apply(LinearMap, x, pick, lambda g: backward(g, like, *window, indices))
+    return apply(LinearMap, x, pick, lambda g: backward(g, like(), *window, indices))
 
 
 def pad(x: Tensor, widths: Sequence[int], mode: str) -> Tensor:
     """Padding by reflection ("reflect") or by the border ("replicate")."""
-    like, widths = x.detach(), list(widths)
+    like, widths = _shape(x), list(widths)
     name = {"reflect": "reflection_pad", "replicate": "replication_pad"}[mode]
     backward = getattr(_aten, f"{name}{len(widths) // 2}d_backward")
-    return apply(LinearMap, x, lambda t: F.pad(t, widths, mode), lambda g: backward(g, like, widths))
+    return apply(LinearMap, x, lambda t: F.pad(t, widths, mode), lambda g: backward(g, like(), widths))

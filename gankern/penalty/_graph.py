@@ -74,7 +74,8 @@ class _Anchor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad, *(torch.zeros_like(p) * grad.to(p.dtype) for p in ctx.saved_tensors)
+        zeros = [torch.zeros_like(p) for p in ctx.saved_tensors]
+        return grad, *torch._foreach_mul(zeros, grad)
 
 
 def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor], everywhere: bool = False) -> Tensor:

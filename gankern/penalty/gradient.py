@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from gankern.ops import _checks, interpolate, norm_penalty
+from gankern.ops import _checks, norm_penalty
+from gankern.ops.interpolate import mixed
 from gankern.penalty import _graph, traced
 from gankern.penalty._critic import ENGINES, Critic, checked, choose, per_sample, uncompiled
 
@@ -81,13 +85,15 @@ def gradient_penalty(
         target: the norm that costs nothing, for wgan-gp, wgan-lp and dragan.
         alpha: (N,) or (N, 1, ..., 1), detached; drawn by `torch.rand((N,), device=real.device, generator=generator)`
             if absent.
-        generator: draws alpha, unless it is given, and after it the noise of dragan.
+        generator: draws alpha, unless it is given, and after it the noise of dragan. "r1", "r2" and "roth" draw
+            nothing and leave it as it is, so that code for any kind can pass it.
         engine: "eager" is torch's own double backward. "pruned" leaves out all gradients that are zero because a part
             of the critic is piecewise linear (see `gankern.nn.functional`). "traced" runs value and gradients as one
             graph, which is made of a module and checked against "eager" at its first use, and used again as long as
             nothing that it depends on has changed; the result then cannot be differentiated twice. "compiled" is a
             graph compiled by Inductor. What cannot be traced runs "pruned", with one warning that says why. "auto" is
-            "pruned", and "traced" without warnings from the third call in one state on.
+            "pruned", and "traced" without warnings from the third call in one state on. A critic that fails "pruned",
+            but not "eager", runs "eager", with one warning that says why.
         scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
             forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
             and "wgan-lp". The penalties of a sequence of points tensors, such as real and fake for R1 + R2, are
@@ -118,7 +124,7 @@ def gradient_penalty(
         batches, at = _given(scores, points, kind, output)
         if skip:
             return _skipped(at[0], return_norm)
-        value, norm = _at_points(batches, at, kind, target, scale)
+        value, norms = _at_points(batches, at, kind, target, scale)
         penalty = value * factor
     else:
         if critic is None or not callable(critic):
@@ -128,9 +134,9 @@ def gradient_penalty(
         if skip:
             return _skipped(images[0], return_norm)
         at = _points(images, kind, alpha, generator)
-        value, norm, anchored = _evaluate(run, at, kind, target, scale)
-        penalty = _guarded(value * factor, anchored, at)
-    return (penalty, norm) if return_norm else penalty
+        value, norms, anchored = _evaluate(run, at, kind, target, scale, factor)
+        penalty = _guarded(value, anchored, at)
+    return (penalty, norms.mean()) if return_norm else penalty
 
 
 def _guarded(penalty: Tensor, scores: Sequence[Tensor], at: Sequence[Tensor]) -> Tensor:
@@ -151,34 +157,48 @@ def _guarded(penalty: Tensor, scores: Sequence[Tensor], at: Sequence[Tensor]) ->
     return penalty * factor
 
 
-def _evaluate(
-    run: Critic, at: Sequence[Tensor], kind: str, target: float, scale: float
-) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-    """Value and mean norm by the critic's engine, and the scores, if parameters below them still lack a gradient."""
+#: Critics whose engine "pruned" failed where "eager" did not.
+_failed: WeakSet[Any] = WeakSet()
 
-    def evaluate(critic: Critic, points: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+
+def _evaluate(
+    run: Critic, at: Sequence[Tensor], kind: str, target: float, scale: float, factor: float
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """Value and norms by the critic's engine, and the scores, if parameters below them still lack a gradient."""
+
+    def evaluate(critic: Critic, points: Sequence[Tensor], factor: float) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         with torch.enable_grad():
             batches = [critic(x) for x in points]
-        value, norm = _at_points(batches, points, kind, target, scale)
+        value, norms = _at_points(batches, points, kind, target, scale)
         if not (_graph.on_host(value) and _graph.finite(batches)):
             value = value + _graph.nothing(batches).to(value.dtype)
-        return value, norm, batches
+        return value if factor == 1 else value * factor, norms, batches
 
     if run.engine in ("auto", "traced", "compiled") and torch.is_grad_enabled():
-        found = traced.attempt(run, at, (kind, target, scale), evaluate)
+        found = traced.attempt(run, at, (kind, target, scale), evaluate, factor)
         if found is not None:
             return found
-    return evaluate(run, at)
+    if run.engine == "eager" or (_failed and run.function in _failed):
+        return evaluate(replace(run, engine="eager"), at, factor)
+    try:
+        return evaluate(run, at, factor)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    found = evaluate(replace(run, engine="eager"), at, factor)  # raises the critic's own error, if it is one
+    with suppress(TypeError):  # no weak reference to it
+        _failed.add(run.function)
+    traced.warn(f"{_OP}: engine 'pruned' failed, {reason}; engine 'eager' runs instead")
+    return found
 
 
 def _at_points(
     batches: Sequence[Tensor], at: Sequence[Tensor], kind: str, target: float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Value, before its weight, and mean norm, of scores at points."""
+    """Value, before its weight, and the norm of each gradient, of scores at points."""
     weights: Sequence[Tensor | None] = _roth_weights(batches) if kind == "roth" else [None] * len(at)
     gradients = _graph.input_gradients(_OP, batches, at, scale)
     value, norms = _charge(gradients, weights, kind, target)
-    return value, (norms[0] if len(norms) == 1 else torch.cat(norms)).mean()
+    return value, norms[0] if len(norms) == 1 else torch.cat(norms)
 
 
 def _charge(
@@ -254,11 +274,11 @@ def _points(
             alpha = torch.rand((n,), device=clean.device, generator=generator)
         noise = torch.rand(clean.shape, device=clean.device, dtype=clean.dtype, generator=generator)
         batches.append(clean + 0.5 * clean.std() * noise)
-        generator = None
     if kind in _MIXED:
-        drawn = None if alpha is not None else generator
         first, second = batches
-        batches = [interpolate(first, second, alpha if alpha is None else alpha.detach(), drawn)]
+        if alpha is None:
+            alpha = torch.rand((first.shape[0],), device=first.device, generator=generator)
+        batches = [mixed(first, second, alpha.detach())]
     return [x.detach().requires_grad_() for x in batches]
 
 

@@ -58,7 +58,12 @@ def interpolate(
             )
         if alpha.device != real.device:
             raise ValueError(f"{_OP}: alpha must be on real's device, {real.device}, got {alpha.device}")
-    alpha = alpha.reshape(n).to(torch.float64 if real.dtype == torch.float64 else torch.float32)
+    return mixed(real, fake, alpha)
+
+
+def mixed(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """`interpolate` of arguments that were checked."""
+    alpha = alpha.reshape(-1).to(torch.float64 if real.dtype == torch.float64 else torch.float32)
     order = _rows.memory_order(real)
     rows = apply(Interpolate, _rows.to_rows(real, order), _rows.to_rows(fake, order), alpha, pick(_OP, real))
     return _rows.from_rows(rows, real, order)

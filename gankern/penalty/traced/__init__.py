@@ -7,6 +7,6 @@ prune.py        zeros propagated, dead code removed
 engine.py       which graph runs when; the autograd Function around it; the comparison with eager
 """
 
-from gankern.penalty.traced.engine import attempt
+from gankern.penalty.traced.engine import attempt, warn
 
-__all__ = ["attempt"]
+__all__ = ["attempt", "warn"]

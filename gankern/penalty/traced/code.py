@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import dis
 import enum
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,6 +68,10 @@ def trusted(cls: type) -> bool:
     return cls.__module__.startswith(_TRUSTED_MODULES) and not issubclass(cls, _DISTRUSTED)
 
 
+#: Classes of modules found to be trusted: layers of torch and gankern, which are never freed.
+_layers: set[type] = set()
+
+
 Reader = Callable[[], Any]
 _known: WeakKeyDictionary[type, tuple[Any, list[Reader]]] = WeakKeyDictionary()
 
@@ -77,9 +82,13 @@ def class_key(cls: type) -> Any:
     Raises:
         Untraceable: its code depends on something that cannot be followed.
     """
+    if cls in _layers:
+        return cls
     if cls.__module__ == parametrize.__name__ and cls.__name__.startswith("Parametrized"):
         cls = cls.__bases__[0]  # torch makes one class for each parametrized module
     if trusted(cls):
+        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:
+            _layers.add(cls)
         return cls
     forward = cls.__dict__.get("forward") or getattr(cls, "forward", None)
     found = _known.get(cls)

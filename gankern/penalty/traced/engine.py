@@ -20,9 +20,9 @@ from gankern.penalty._critic import Critic
 from gankern.penalty.traced.code import Untraceable, plain
 from gankern.penalty.traced.fingerprint import State, fingerprint, has_hooks, surroundings, tensor_key
 
-#: Value, mean norm and scores at some points, as the other engines compute them.
+#: Value times a factor, norms and scores at some points, as the other engines compute them.
 Result = tuple[Tensor, Tensor, Sequence[Tensor]]
-Evaluate = Callable[[Critic, Sequence[Tensor]], Result]
+Evaluate = Callable[[Critic, Sequence[Tensor], float], Result]
 
 #: How often "auto" must see a key before it traces; and how many keys of a critic are kept.
 PATIENCE = 3
@@ -46,15 +46,19 @@ class Memory:
 
     entries: OrderedDict[Any, Entry] = field(default_factory=OrderedDict)
     warned: bool = False
+    latest: tuple[Any, Entry] | None = None
 
     def entry(self, key: Any) -> Entry:
         """The entry of a key, now the most recent one."""
+        if self.latest is not None and self.latest[0] == key:  # quicker than to hash a long key
+            return self.latest[1]
         found = self.entries.get(key)
         if found is None:
             found = self.entries[key] = Entry()
             if len(self.entries) > KEYS:
                 self.entries.popitem(last=False)
         self.entries.move_to_end(key)
+        self.latest = key, found
         return found
 
 
@@ -62,39 +66,40 @@ _memories: WeakKeyDictionary[nn.Module, Memory] = WeakKeyDictionary()
 
 
 class Traced(torch.autograd.Function):
-    """The value and the mean norm; their gradients, computed with them, wait for backward."""
+    """The value and the norms; the value's gradients, computed with them, wait for backward."""
 
     @staticmethod
-    def forward(ctx: Any, entry: Entry, inputs: list[Tensor], *leaves: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, entry: Entry, factor: float, inputs: list[Tensor], *leaves: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the graph, which contains autocast's casts and needs no autograd."""
         assert entry.run is not None
         with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableAutocast():
-            value, norm, *gradients = entry.run(*inputs)
-        ctx.gradients = gradients
-        ctx.entry = entry
-        ctx.mark_non_differentiable(norm)
-        ctx.shapes = leaves if len(gradients) < len(leaves) else ()
-        return value, norm
+            value, norms, *gradients = entry.run(*inputs)
+            value = value * factor
+        if len(gradients) < len(leaves):  # zero for what the critic uses and the penalty does not depend on
+            found = dict(zip(entry.reached, gradients, strict=True))
+            gradients = [
+                found[k] if k in found else torch.zeros_like(x) for k, x in zip(entry.leaves, leaves, strict=True)
+            ]
+        ctx.gradients, ctx.factor = gradients, factor
+        ctx.mark_non_differentiable(norms)
+        return value, norms
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-        """The gradients, scaled; zero for what the critic uses and the penalty does not depend on."""
-        scaled = torch._foreach_mul(ctx.gradients, grad) if ctx.gradients else []
-        if not ctx.shapes:
-            return None, None, *scaled
-        found = dict(zip(ctx.entry.reached, scaled, strict=True))
-        return (
-            None,
-            None,
-            *(
-                found[k] if k in found else torch.zeros_like(x).mul_(grad)  # NaN stays NaN
-                for k, x in zip(ctx.entry.leaves, ctx.shapes, strict=True)
-            ),
-        )
+        """The gradients, scaled; NaN all over if grad is."""
+        return (_scaled_once if torch.is_grad_enabled() else _scaled)(ctx, grad)
 
 
-def attempt(critic: Critic, points: Sequence[Tensor], settings: tuple[Any, ...], evaluate: Evaluate) -> Result | None:
+def _scaled(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return None, None, None, *(torch._foreach_mul(ctx.gradients, grad * ctx.factor) if ctx.gradients else ())
+
+
+_scaled_once = once_differentiable(_scaled)  # it takes longer
+
+
+def attempt(
+    critic: Critic, points: Sequence[Tensor], settings: tuple[Any, ...], evaluate: Evaluate, factor: float
+) -> Result | None:
     """The penalty by a graph, whose gradients reach all parameters, or None if another engine must compute it.
 
     Args:
@@ -102,7 +107,8 @@ def attempt(critic: Critic, points: Sequence[Tensor], settings: tuple[Any, ...],
             "compiled" trace at once and warn when they cannot.
         points: the points, leaves that require grad.
         settings: all else that the value depends on.
-        evaluate: the value, mean norm and scores of a critic at points.
+        evaluate: the value times a factor, norms and scores of a critic at points.
+        factor: for the value; no part of the graph.
     """
     module = _original(critic.function)
     if not isinstance(module, nn.Module):
@@ -132,11 +138,16 @@ def attempt(critic: Critic, points: Sequence[Tensor], settings: tuple[Any, ...],
     if entry.run is None:
         if critic.engine == "auto" and entry.sights < PATIENCE:
             return None
-        found = _first(critic, module, state, points, (tensors, arguments), entry, evaluate)
+        found = _first(critic, module, state, points, (tensors, arguments), entry, evaluate, factor)
         if entry.refused:
             _refuse(critic, memory, entry.refused)
         return found
-    return _run(entry, state, points, tensors)
+    try:
+        return _run(entry, state, points, tensors, factor)
+    except Exception as error:
+        entry.run, entry.refused = None, _one_line(error)
+    _refuse(critic, memory, entry.refused)
+    return None
 
 
 def _original(function: Any) -> Any:
@@ -165,10 +176,11 @@ def _arguments(critic: Critic) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
     return tensors, rebuild, (plain(rest), tuple(places), str(spec))
 
 
-def _run(entry: Entry, state: State, points: Sequence[Tensor], tensors: Sequence[Tensor]) -> Result:
+def _run(entry: Entry, state: State, points: Sequence[Tensor], tensors: Sequence[Tensor], factor: float) -> Result:
     flat = [*points, *tensors, *state.tensors, *(getattr(m, n) for m, n in state.derived)]
-    value, norm = Traced.apply(entry, flat, *(flat[k] for k in entry.leaves))
-    return value, norm, ()
+    leaves = [flat[k] for k in entry.leaves]
+    value, norms = super(torch.autograd.Function, Traced).apply(entry, factor, flat, *leaves)
+    return value, norms, ()
 
 
 def _first(
@@ -179,6 +191,7 @@ def _first(
     arguments: tuple[list[Tensor], Callable[..., Any]],
     entry: Entry,
     evaluate: Evaluate,
+    factor: float,
 ) -> Result | None:
     """Traces, runs the graph and eager from one state, and gives eager's result; refuses a graph that differs."""
     from gankern.penalty.traced.trace import Inputs, finish, trace
@@ -197,12 +210,12 @@ def _first(
             state,
             Inputs(points, tensors, state.tensors, derived),
             rebuild,
-            lambda function, at: evaluate(replace(stub, function=function), at),
+            lambda function, at: evaluate(replace(stub, function=function), at, 1.0),
         )
         entry.leaves, entry.reached = graph.leaves, graph.reached
         entry.run = finish(graph, critic.engine == "compiled")
         before.restore()
-        mine = _with_gradients(_run(entry, state, points, tensors), state, tensors)
+        mine = _with_gradients(_run(entry, state, points, tensors, factor), state, tensors)
         after = [x.clone() for x in before.now()]
     except Exception as error:
         entry.run, entry.refused = None, _one_line(error)
@@ -211,7 +224,7 @@ def _first(
     before.restore()
     if entry.refused:
         return None
-    eager = evaluate(replace(critic, engine="eager"), points)
+    eager = evaluate(replace(critic, engine="eager"), points, factor)
     theirs = _with_gradients(eager, state, tensors)
     if not theirs[0].isfinite():
         entry.run = None  # nothing to compare with: the next time will do
@@ -281,14 +294,14 @@ class _Attributes:
 
 
 def _with_gradients(result: Result, state: State, tensors: Sequence[Tensor]) -> list[Tensor]:
-    value, norm, _ = result
+    value, norms, _ = result
     sources = [x for x in (*state.tensors, *state.sources, *tensors) if x.requires_grad]
     if not value.requires_grad:
-        return [value.detach(), norm]
+        return [value.detach(), norms]
     found = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
     return [
         value.detach(),
-        norm,
+        norms,
         *(torch.zeros_like(x) if g is None else g for x, g in zip(sources, found, strict=True)),
     ]
 
@@ -311,19 +324,15 @@ def _refuse(critic: Critic, memory: Memory | None, reason: str) -> None:
         return
     if memory is not None:
         memory.warned = True
-    warnings.warn(
-        f"{critic.op}: engine {critic.engine!r} cannot trace this critic: {reason}; engine 'pruned' runs instead",
-        RuntimeWarning,
-        stacklevel=_level_of_caller(),
-    )
+    warn(f"{critic.op}: engine {critic.engine!r} cannot trace this critic: {reason}; engine 'pruned' runs instead")
 
 
-def _level_of_caller() -> int:
-    """How far up the code stands that called gankern, for a warning raised where this is called."""
-    level, frame = 1, sys._getframe(1)
+def warn(message: str) -> None:
+    """Warns the code that called gankern, however far up it stands."""
+    level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("gankern", "torch"):
         level, frame = level + 1, frame.f_back
-    return level
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 def _one_line(error: Exception) -> str:

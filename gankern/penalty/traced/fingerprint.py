@@ -94,7 +94,7 @@ def _walk(
                 key += tensor_key(x)
                 state.names.append(prefix + name)
                 state.tensors.append(x)
-    derived = parametrize.is_parametrized(module)
+    derived = "parametrizations" in attributes["_modules"] and parametrize.is_parametrized(module)
     for name, child in attributes["_modules"].items():
         key.append(name)
         if derived and name == "parametrizations":

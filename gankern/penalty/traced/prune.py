@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
+
+from gankern.nn import _contraction
 
 _aten = torch.ops.aten
 
@@ -174,8 +177,6 @@ def prune(graph: fx.Graph) -> None:
 
 #: ATen operators that a torch function with the same positional arguments computes at less cost per call.
 _FAST: dict[Any, Callable[..., Any]] = {
-    _aten.mm.default: torch.mm,
-    _aten.addmm.default: torch.addmm,
     _aten.t.default: torch.t,
     _aten.mul.Tensor: torch.mul,
     _aten.add.Tensor: torch.add,
@@ -187,6 +188,7 @@ _FAST: dict[Any, Callable[..., Any]] = {
     _aten.permute.default: torch.permute,
     _aten.mean.default: torch.mean,
     _aten.sum.dim_IntList: torch.sum,
+    _aten.sum.default: torch.sum,
     _aten.convolution.default: torch.convolution,
     _aten.where.self: torch.where,
     _aten.sigmoid.default: torch.sigmoid,
@@ -194,8 +196,82 @@ _FAST: dict[Any, Callable[..., Any]] = {
 }
 
 
-def quicken(graph: fx.Graph) -> None:
-    """Calls torch's own bindings where they compute the same: an operator called by its overload costs more."""
+#: Operators whose result is a constant if their tensors are, or their shapes alone.
+_CONSTANT = (_aten.expand.default, _aten.div.Scalar, _aten.mul.Scalar, _aten.t.default, _aten.view.default)
+_SHAPES = (_aten.ones_like.default, _aten.full_like.default, _aten.full.default, _aten.zeros.default)
+_LARGEST_CONSTANT = 1 << 14
+
+
+def _fold(module: fx.GraphModule) -> None:
+    """Computes what depends on no input once, where it is small: a graph of a small critic is as long as its calls."""
+    graph = module.graph
+    written = _written(graph)
+    results = {x for node in graph.nodes if node.op == "output" for x in node.all_input_nodes}
+    known: dict[Any, Tensor] = {}
+    node: Any
     for node in graph.nodes:
+        value = _value(node)
+        if not isinstance(value, Tensor) or node in results or _storage(value) in written:
+            continue
+        if node.target in _SHAPES and value.numel() <= _LARGEST_CONSTANT and value.is_contiguous():
+            fill = node.args[1] if node.target in _FILLS else int(node.target is _SHAPES[0])
+            known[node] = torch.full(value.shape, fill, dtype=value.dtype, device=value.device)
+        elif node.target in _CONSTANT and value.numel() <= _LARGEST_CONSTANT and node.args[0] in known:
+            known[node] = node.target(known[node.args[0]], *node.args[1:], **node.kwargs)
+    for k, (node, constant) in enumerate(known.items()):
+        if all(user in known for user in node.users):
+            continue
+        name = f"_constant{k}"
+        module.register_buffer(name, constant)
+        with graph.inserting_before(node):
+            held = graph.get_attr(name)
+        held.meta["val"] = _value(node)
+        node.replace_all_uses_with(held)
+    graph.eliminate_dead_code()
+
+
+def plain_products(graph: fx.Graph) -> None:
+    """Matrix products of oneDNN as ATen's: Inductor takes those of oneDNN with constant weights alone."""
+    node: Any
+    for node in list(graph.nodes):
+        if node.target is not getattr(_contraction.ONEDNN, "default", None):
+            continue
+        a, b, bias = node.args[:3]
+        with graph.inserting_before(node):
+            b = graph.call_function(_aten.t.default, (b,))
+            b.meta["val"] = _value(b.args[0]).t()
+            both = (_aten.mm.default, (a, b)) if bias is None else (_aten.addmm.default, (bias, a, b))
+            product = graph.call_function(*both)
+        product.meta["val"] = _value(node)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+
+
+def _as_linear(node: Any) -> None:
+    """A product with a transposed matrix, with a bias or without, in one call."""
+    *bias, a, b = node.args
+    if getattr(b, "target", None) in (_aten.t.default, torch.t) and (not bias or _value(bias[0]).dim() == 1):
+        node.target, node.args = F.linear, (a, b.args[0], *bias)
+    else:
+        node.target = torch.addmm if bias else torch.mm
+
+
+def quicken(module: fx.GraphModule) -> None:
+    """Fewer and quicker calls: constants are computed once, and torch's own bindings called where they do the same.
+
+    An operator called by its overload costs more.
+    """
+    _fold(module)
+    node: Any
+    for node in module.graph.nodes:
         if node.target in _FAST:
             node.target = _FAST[node.target]
+        elif node.target is _aten.leaky_relu_backward.default and node.args[0] is node.args[1] and not node.args[3]:
+            node.target, node.args = F.leaky_relu, (node.args[0], node.args[2])
+        elif node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs:
+            _as_linear(node)
+        elif node.target is _aten.convolution_backward.default and node.args[-1][0]:
+            image = _value(node.args[1])
+            if image.shape[1] <= _contraction.FEW_CHANNELS:
+                node.target = _contraction.convolution_backward
+    module.graph.eliminate_dead_code()

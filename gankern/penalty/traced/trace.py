@@ -17,11 +17,11 @@ from gankern.nn import functional
 from gankern.penalty import _graph
 from gankern.penalty.traced.code import Untraceable
 from gankern.penalty.traced.fingerprint import State
-from gankern.penalty.traced.prune import prune, quicken
+from gankern.penalty.traced.prune import plain_products, prune, quicken
 
 functional.PLAIN.add(FakeTensor)
 
-#: Value, mean norm and scores of a critic (a function of one tensor) at some points.
+#: Value, norms and scores of a critic (a function of one tensor) at some points.
 Evaluate = Callable[[Callable[[Tensor], Any], Sequence[Tensor]], tuple[Tensor, Tensor, Sequence[Tensor]]]
 
 
@@ -56,7 +56,7 @@ class Graph:
     """What was traced.
 
     Attributes:
-        module: takes the flat inputs; gives the value, the mean norm, and a gradient for each of `reached`.
+        module: takes the flat inputs; gives the value, the norms, and a gradient for each of `reached`.
         leaves: positions of the inputs that the critic uses and that require grad.
         reached: those of them on which the penalty depends; the gradients of the others are zero.
     """
@@ -132,7 +132,7 @@ def trace(
             return _call(critic, own, derived, ((x, *args), kwargs))
 
         with torch.enable_grad():
-            value, norm, scores = evaluate(function, points)
+            value, norms, scores = evaluate(function, points)
             below = {id(x) for x in _graph.leaves(*scores).values()}
             used[:] = [k for k in wanted if id(fresh[k]) in below]
             sources = [fresh[k] for k in used]
@@ -140,7 +140,7 @@ def trace(
                 torch.autograd.grad(value, sources, allow_unused=True) if value.requires_grad else [None] * len(used)
             )
         reached[:] = [k for k, g in zip(used, found, strict=True) if g is not None]
-        return value, norm, *(g for g in found if g is not None)
+        return value, norms, *(g for g in found if g is not None)
 
     mode = FakeTensorMode()
     fakes = [mode.from_tensor(x.detach(), static_shapes=True) for x in inputs.flat()]
@@ -164,9 +164,9 @@ def finish(graph: Graph, compiled: bool) -> Callable[..., Sequence[Tensor]]:
     """A function of the flat inputs: by Inductor, or node by node through torch's quickest calls."""
     if compiled:
         return _inductor(graph.module)
-    quicken(graph.module.graph)
-    graph.module.recompile()
     module = graph.module
+    quicken(module)
+    module.recompile()
     for node in module.graph.nodes:
         node.meta.clear()  # fake tensors and stack traces
     return module.forward
@@ -175,5 +175,7 @@ def finish(graph: Graph, compiled: bool) -> Callable[..., Sequence[Tensor]]:
 def _inductor(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]]:
     from torch._inductor.compile_fx import compile_fx
 
+    plain_products(module.graph)
+    module.recompile()
     examples = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     return compile_fx(module, examples)  # type: ignore[return-value]
