@@ -14,7 +14,12 @@ struct Kernels {
   void (*dots)(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y);
   // z += sum_r y_r W_r
   void (*add_rows)(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* y, T* z);
-  double (*dot)(const T* a, const T* b, int64_t count);
+  // `stream`: b is not read again before it has left the caches. It leaves a's place to a.
+  double (*dot)(const T* a, const T* b, int64_t count, bool stream);
+  // sum_k x_k^2, in double
+  double (*square)(const T* x, int64_t count);
+  // out = x / divisor, in double
+  void (*divide_exactly)(T* out, const T* x, int64_t count, double divisor);
   // out = x / divisor. `stream` keeps the output out of the caches, here and below.
   void (*divide)(T* out, const T* x, int64_t count, T divisor, bool stream);
   // out = alpha x + beta y
