@@ -36,13 +36,25 @@ inline int32_t dtype_of(const Tensor& x) {
   return dtype;
 }
 
+// f(pointer, stride) of a vector of any dtype and stride.
+template <class F>
+void with_vector(const Tensor& x, int64_t length, const char* name, const F& f) {
+  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == length, "spectral_norm: expected ", name, " of length ", length);
+  dispatch_floating(x, "spectral_norm",
+                    [&](auto element) { f(static_cast<decltype(element)*>(x.data_ptr()), x.stride(0)); });
+}
+
 template <class T>
-void copy_vector(T* to, const Tensor& from, int64_t length, const char* name) {
-  STD_TORCH_CHECK(from.dim() == 1 && from.size(0) == length, "spectral_norm: expected ", name, " of length ", length);
-  dispatch_floating(from, "spectral_norm", [&](auto element) {
-    const auto* x = static_cast<const decltype(element)*>(from.data_ptr());
-    const int64_t stride = from.stride(0);
+void read_vector(T* to, const Tensor& from, int64_t length, const char* name) {
+  with_vector(from, length, name, [&](const auto* x, int64_t stride) {
     for (int64_t k = 0; k < length; ++k) to[k] = static_cast<T>(x[k * stride]);
+  });
+}
+
+template <class T>
+void write_vector(const Tensor& to, const T* from, int64_t length, const char* name) {
+  with_vector(to, length, name, [&](auto* x, int64_t stride) {
+    for (int64_t k = 0; k < length; ++k) x[k * stride] = static_cast<std::decay_t<decltype(*x)>>(from[k]);
   });
 }
 
@@ -111,7 +123,7 @@ class Call : public Layers<S> {
     STD_TORCH_CHECK(x.numel() == count() && x.scalar_type() == scalar_type,
                     "spectral_norm: expected one number per layer, in the accumulation dtype");
     std::vector<T> found(count());
-    copy_vector(found.data(), x, count(), "numbers");
+    read_vector(found.data(), x, count(), "numbers");
     return found;
   }
 

@@ -14,7 +14,7 @@ void check(const Tensors& weights, const Dims& dims) {
 }
 
 std::tuple<Tensors, Tensor, Tensor> run(const Tensors& weights, const Tensors& u, const Tensors& v, const Dims& dims,
-                                        int64_t n, double eps, bool divide) {
+                                        int64_t n, double eps, bool divide, bool keep) {
   check(weights, dims);
   STD_TORCH_CHECK(u.size() == weights.size() && v.size() == weights.size(),
                   "spectral_norm: expected one u and one v per weight");
@@ -24,8 +24,8 @@ std::tuple<Tensors, Tensor, Tensor> run(const Tensors& weights, const Tensors& u
     Tensor vectors = call.new_vector(call.length());
     call.set_vectors(vectors);
     for (int64_t k = 0; k < call.count(); ++k) {
-      copy_vector(call.u[k], u[k], call.list[k].rows, "u");
-      copy_vector(call.v[k], v[k], call.list[k].columns(), "v");
+      read_vector(call.u[k], u[k], call.list[k].rows, "u");
+      read_vector(call.v[k], v[k], call.list[k].columns(), "v");
     }
     const auto w = call.inputs(weights, "weights");
     Tensors normalized;
@@ -36,18 +36,27 @@ std::tuple<Tensors, Tensor, Tensor> run(const Tensors& weights, const Tensors& u
           const int64_t k = item.layer, at = item.begin;
           call.divide(out[k] + at, w[k] + at, item.end - at, static_cast<T>(divisor));
         });
+    for (int64_t k = 0; keep && n > 0 && k < call.count(); ++k) {
+      write_vector(u[k], call.u[k], call.list[k].rows, "u");
+      write_vector(v[k], call.v[k], call.list[k].columns(), "v");
+    }
     return std::tuple(normalized, vectors, call.numbers(sigma));
   });
 }
 
 std::tuple<Tensors, Tensor, Tensor> forward(const Tensors& weights, const Tensors& u, const Tensors& v,
                                             const Dims& dims, int64_t n, double eps) {
-  return run(weights, u, v, dims, n, eps, true);
+  return run(weights, u, v, dims, n, eps, true, false);
+}
+
+std::tuple<Tensors, Tensor, Tensor> forward_in_place(const Tensors& weights, const Tensors& u, const Tensors& v,
+                                                     const Dims& dims, int64_t n, double eps) {
+  return run(weights, u, v, dims, n, eps, true, true);
 }
 
 std::tuple<Tensor, Tensor> power(const Tensors& weights, const Tensors& u, const Tensors& v, const Dims& dims,
                                  int64_t n, double eps) {
-  auto [none, vectors, sigma] = run(weights, u, v, dims, n, eps, false);
+  auto [none, vectors, sigma] = run(weights, u, v, dims, n, eps, false, false);
   return {vectors, sigma};
 }
 
@@ -127,6 +136,7 @@ std::tuple<Tensors, Tensor, Tensors> double_backward(const Tensors& cotangents, 
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
   using namespace gankern::spectral_norm;
   m.impl("spectral_norm", TORCH_BOX(&forward));
+  m.impl("spectral_norm_", TORCH_BOX(&forward_in_place));
   m.impl("spectral_norm_power", TORCH_BOX(&power));
   m.impl("spectral_norm_backward", TORCH_BOX(&backward));
   m.impl("spectral_norm_double_backward", TORCH_BOX(&double_backward));

@@ -110,9 +110,18 @@ class Schedule {
     return true;
   }
 
+  // Longer than any item of a running thread lasts, unless it waits for this core: whoever yields may wait for another
+  // process's whole turn.
+  static void wait(int64_t idle) {
+#if defined(__x86_64__)
+    if (idle < 8192) return __builtin_ia32_pause();
+#endif
+    std::this_thread::yield();
+  }
+
   template <class F, class Finish, class G>
   void take_all(const F& f, const Finish& finish, const G& g) {
-    for (int64_t lowest = 0;;) {
+    for (int64_t lowest = 0, idle = 0;;) {
       while (lowest < layers() && over(lowest)) ++lowest;
       if (lowest == layers() || failed_.load(std::memory_order_relaxed)) return;
       bool found = false;
@@ -125,7 +134,11 @@ class Schedule {
         }
         if (found) break;
       }
-      if (!found) std::this_thread::yield();
+      if (found) {
+        idle = 0;
+      } else {
+        wait(++idle);
+      }
     }
   }
 };
