@@ -113,6 +113,8 @@ GANKERN_INLINE void add_block(const T* w, int64_t stride, int64_t columns, const
   constexpr int W = Simd<T>::lanes;
   int64_t k = 0;
   for (; k + W <= columns; k += W) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) __builtin_prefetch(w + (R + r) * stride + k, 0, 3);
     Vec<T> sum = y[0] * loadu(w + k);
 #pragma GCC unroll 8
     for (int r = 1; r < R; ++r) sum += y[r] * loadu(w + r * stride + k);
