@@ -150,7 +150,10 @@ class Call : public Layers<S> {
     std::vector<double> sigma(count());
     make_products(true);
     const auto products = [&](const Items::Item& item, int64_t index) { multiply(item, w[item.layer], z_[index]); };
-    const auto end = [&](int64_t k) { sigma[k] = finish(k, w[k], eps); };
+    const auto end = [&](int64_t k) {
+      sigma[k] = finish(k, w[k], eps);
+      std::copy_n(v[k], list[k].columns(), v_[k]);
+    };
     for (int64_t left = n; left > 1; --left) this->schedule(this->rows, nullptr, products, end, [](auto...) {});
     this->schedule(this->rows, second, products, end,
                    [&](const Items::Item& item, int64_t) { g(item, sigma[item.layer]); });
@@ -200,20 +203,28 @@ class Call : public Layers<S> {
   Tensors weights_, kept_;
   bool fresh_;
   int64_t length_ = 0, rows_ = 0;
-  Scratch<T> y_memory_, z_memory_;
+  Scratch<T> memory_;
   const Kernels<double>& exact_ = spectral_norm::kernels<double>(isa());
-  std::vector<T*> y_, z_;  // W v by layer; by item a part of W^T W v
+  std::vector<T*> y_, v_, z_;  // by layer W v and v, by item a part of W^T W v
+
+  // Every vector begins a cache line, so that no access lies in two: u and v in `vectors` begin anywhere.
+  static int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 
   void make_products(bool with_z) {
-    y_memory_ = Scratch<T>(rows_);
-    T* next = y_memory_.get();
-    for (const Layer& x : list) y_.push_back(next), next += x.rows;
-    if (!with_z) return;
-    int64_t columns = 0;
-    for (const auto& item : this->rows.list) columns += list[item.layer].columns();
-    z_memory_ = Scratch<T>(columns);
-    next = z_memory_.get();
-    for (const auto& item : this->rows.list) z_.push_back(next), next += list[item.layer].columns();
+    int64_t length = 0;
+    for (const Layer& x : list) length += padded(x.rows) + padded(x.columns());
+    if (with_z) {
+      for (const auto& item : this->rows.list) length += padded(list[item.layer].columns());
+    }
+    memory_ = Scratch<T>(length);
+    T* next = memory_.get();
+    for (size_t k = 0; k < list.size(); ++k) {
+      y_.push_back(next), next += padded(list[k].rows);
+      v_.push_back(std::copy_n(v[k], list[k].columns(), next) - list[k].columns()), next += padded(list[k].columns());
+    }
+    for (size_t index = 0; with_z && index < this->rows.list.size(); ++index) {
+      z_.push_back(next), next += padded(list[this->rows.list[index].layer].columns());
+    }
   }
 
   // y, and unless z is null its part of W^T y, of some rows.
@@ -221,8 +232,7 @@ class Call : public Layers<S> {
     const int64_t k = item.layer, columns = list[k].columns();
     if (z != nullptr) std::fill_n(z, columns, T(0));
     this->panels(k, m, item.begin, item.end, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
-      kernels.dots(panel, stride, used, columns, v[k], y_[k] + row);
-      if (z != nullptr) kernels.add_rows(panel, stride, used, columns, y_[k] + row, z);
+      kernels.multiply(panel, stride, used, columns, v_[k], y_[k] + row, z);
     });
   }
 

@@ -8,8 +8,6 @@ namespace gankern {
 namespace GANKERN_ISA_NAMESPACE {
 namespace {
 
-using spectral_norm::block_rows;
-
 // Sums run in float over so many columns, and in double over these pieces.
 constexpr int64_t piece = 4096;
 
@@ -59,7 +57,7 @@ GANKERN_INLINE double horizontal(Vec<T> x) {
 // Elements ahead of a load at which a stream that is read once is fetched, past all caches but the nearest.
 constexpr int64_t ahead = 512;
 
-// sum_k a_k b_k for R rows a, which share the loads of b.
+// sum_k a_k b_k for R rows a, which share the loads of b. `once`: b is not read again.
 template <class T, int R, int U, bool once = false>
 GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t count, double* sums) {
   constexpr int W = Simd<T>::lanes;
@@ -94,27 +92,14 @@ GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t cou
   }
 }
 
-template <class T>
-void dots(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y) {
-  double sums[block_rows];
-  int64_t r = 0;
-  for (; r + block_rows <= rows; r += block_rows) {
-    dot_rows<T, block_rows, 2>(w + r * stride, stride, v, columns, sums);
-    for (int i = 0; i < block_rows; ++i) y[r + i] = static_cast<T>(sums[i]);
-  }
-  for (; r < rows; ++r) {
-    dot_rows<T, 1, 8>(w + r * stride, stride, v, columns, sums);
-    y[r] = static_cast<T>(sums[0]);
-  }
-}
-
-template <class T, int R>
-GANKERN_INLINE void add_block(const T* w, int64_t stride, int64_t columns, const T* y, T* z) {
+// z += sum_r y_r W_r for R rows. `fetch` gets the next rows into the nearest cache meanwhile.
+template <class T, int R, bool fetch>
+GANKERN_INLINE void add_rows(const T* w, int64_t stride, int64_t columns, const T* y, T* z) {
   constexpr int W = Simd<T>::lanes;
   int64_t k = 0;
   for (; k + W <= columns; k += W) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) __builtin_prefetch(w + (R + r) * stride + k, 0, 3);
+    for (int r = 0; fetch && r < R; ++r) __builtin_prefetch(w + (R + r) * stride + k);
     Vec<T> sum = y[0] * loadu(w + k);
 #pragma GCC unroll 8
     for (int r = 1; r < R; ++r) sum += y[r] * loadu(w + r * stride + k);
@@ -127,11 +112,27 @@ GANKERN_INLINE void add_block(const T* w, int64_t stride, int64_t columns, const
   }
 }
 
-template <class T>
-void add_rows(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* y, T* z) {
+// As Kernels::multiply, R rows at a time; returns the number of rows done.
+template <class T, int R, int U, bool fetch>
+int64_t multiply_blocks(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y, T* z) {
+  double sums[R];
   int64_t r = 0;
-  for (; r + block_rows <= rows; r += block_rows) add_block<T, block_rows>(w + r * stride, stride, columns, y + r, z);
-  for (; r < rows; ++r) add_block<T, 1>(w + r * stride, stride, columns, y + r, z);
+  for (; r + R <= rows; r += R) {
+    dot_rows<T, R, U>(w + r * stride, stride, v, columns, sums);
+    for (int i = 0; i < R; ++i) y[r + i] = static_cast<T>(sums[i]);
+    if (z != nullptr) add_rows<T, R, fetch>(w + r * stride, stride, columns, y + r, z);
+  }
+  return r;
+}
+
+template <class T>
+void multiply(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y, T* z) {
+  // What the nearest cache holds of them, beside v and z: two blocks of four rows, two of two, or none.
+  const int64_t bytes = columns * static_cast<int64_t>(sizeof(T));
+  const int64_t r = bytes <= 5120    ? multiply_blocks<T, 4, 2, true>(w, stride, rows, columns, v, y, z)
+                    : bytes <= 10240 ? multiply_blocks<T, 2, 4, true>(w, stride, rows, columns, v, y, z)
+                                     : multiply_blocks<T, 4, 2, false>(w, stride, rows, columns, v, y, z);
+  multiply_blocks<T, 1, 8, false>(w + r * stride, stride, rows - r, columns, v, y + r, z);
 }
 
 template <class T>
@@ -214,8 +215,7 @@ void combine(T* out, const T* x, T alpha, const T* y, T beta, int64_t count, boo
 }
 
 template <class T>
-constexpr spectral_norm::Kernels<T> table = {dots<T>,           add_rows<T>, dot<T>,    square<T>,
-                                             divide_exactly<T>, divide<T>,   combine<T>};
+constexpr spectral_norm::Kernels<T> table = {multiply<T>, dot<T>, square<T>, divide_exactly<T>, divide<T>, combine<T>};
 
 }  // namespace
 

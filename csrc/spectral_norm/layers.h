@@ -73,18 +73,11 @@ class Layers {
   void panels(int64_t k, const S* w, int64_t begin, int64_t end, const F& f) const {
     const Layer& x = list[k];
     const int64_t columns = x.columns();
-    const bool direct = std::is_same_v<S, T> && x.outer == 1;
-    const int64_t bytes = std::max<int64_t>(columns * sizeof(T), 1);
-    int64_t count = (direct ? 32768 : 262144) / bytes / block_rows * block_rows;
-    count = std::min(std::max<int64_t>(count, block_rows), direct ? end - begin : int64_t{64});
     if constexpr (std::is_same_v<S, T>) {
-      if (direct) {
-        for (int64_t r = begin; r < end; r += count) {
-          f(w + r * columns, columns, r, std::min(count, end - r));
-        }
-        return;
-      }
+      if (x.outer == 1) return f(w + begin * columns, columns, begin, end - begin);
     }
+    const int64_t bytes = std::max<int64_t>(columns * sizeof(T), 1);
+    const int64_t count = std::clamp<int64_t>(262144 / bytes / block_rows * block_rows, block_rows, 64);
     const std::unique_ptr<T[]> packed(new T[count * columns]);
     for (int64_t r = begin; r < end; r += count) {
       const int64_t used = std::min(count, end - r);
