@@ -69,7 +69,7 @@ class Call : public Layers<S> {
 
   Call(const Tensors& weights, const Dims& dims)
       : Layers<S>(weights, dims), weights_(weights), fresh_(filled(weights[0])) {
-    for (const Layer& x : list) length_ += x.rows + x.columns(), rows_ += x.rows;
+    for (const Layer& x : list) length_ += x.rows + x.columns();
   }
 
   int64_t count() const { return static_cast<int64_t>(list.size()); }
@@ -202,7 +202,7 @@ class Call : public Layers<S> {
  private:
   Tensors weights_, kept_;
   bool fresh_;
-  int64_t length_ = 0, rows_ = 0;
+  int64_t length_ = 0;
   Scratch<T> memory_;
   const Kernels<double>& exact_ = spectral_norm::kernels<double>(isa());
   std::vector<T*> y_, v_, z_;  // by layer W v and v, by item a part of W^T W v

@@ -51,7 +51,7 @@ class Layers {
       small.push_back(layer.size() * static_cast<int64_t>(sizeof(S)) <= (768 << 10));
     }
     // Enough pieces of rows for many threads, few enough that their partial z, a row each, cost nothing.
-    const int64_t piece = std::max<int64_t>(total / 128, 16384);
+    const int64_t piece = std::max<int64_t>(total / 128, 65536);
     const int64_t stretch = std::clamp<int64_t>(total / 512, 16384, 262144) / 64 * 64;
     for (const Layer& x : list) {
       const int64_t parts = std::max<int64_t>(1, (x.size() + piece / 2) / piece);
