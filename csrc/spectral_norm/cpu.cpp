@@ -115,11 +115,12 @@ std::tuple<Tensors, Tensor, Tensors> double_backward(const Tensors& cotangents, 
     const auto make_dg = [&](const Items::Item& item, int64_t) {
       const int64_t k = item.layer, at = item.begin;
       using T = typename decltype(call)::T;
-      if (alpha[k] == 0 || std::isnormal(static_cast<T>(alpha[k]))) {
+      if (a[k] == 0 || std::isnormal(static_cast<T>(alpha[k]))) {
         call.combine(dg[k] + at, t[k] + at, 1.0 / s[k], w[k] + at, alpha[k], item.end - at);
         return;
       }
-      for (int64_t j = at; j < item.end; ++j) {  // rare: a / sigma^2 leaves T where (a W / sigma) / sigma does not
+      for (int64_t j = at; j < item.end;
+           ++j) {  // rare: a / sigma^2 leaves T, also to 0, where (a W / sigma) / sigma does not
         const double n = static_cast<double>(w[k][j]) / s[k];
         const double x = (static_cast<double>(t[k][j]) - a[k] * n) / s[k];
         dg[k][j] = static_cast<decltype(element)>(static_cast<T>(x));
