@@ -401,6 +401,18 @@ def test_memory_formats(kind, layout):
     close(gradients[1], gradients[0], torch.float64)
 
 
+@pytest.mark.skipif(bool(why_not("spectral_norm", "native", "cpu", torch.float64)), reason="no native library")
+def test_second_order_that_cancels_for_huge_weights():
+    """For V = W up to a factor, V - a N is zero; a / sigma^2 underflows, and dropping a N would leave V / sigma."""
+    x = torch.randn(6, 10, dtype=torch.float64)
+    w, ones = [x * 4e304], [torch.ones(1, dtype=torch.float64)]
+    u, v = torch.zeros(6, dtype=torch.float64), torch.zeros(10, dtype=torch.float64)
+    u[0] = v[0] = 1.0
+    double_backward = operator("native", "spectral_norm_double_backward")
+    dg = double_backward([x], [x], ones[0], w, torch.cat([u, v]), x[0, :1] * 4e304, [0])[0][0]
+    assert float(dg.abs().max()) < 1e-15 * float((x / (x[0, 0] * 4e304)).abs().max())
+
+
 @pytest.mark.parametrize("value", ["zero", "nan", "inf", "huge", "tiny"])
 @pytest.mark.parametrize("kind", OURS)
 def test_extreme_weights(kind, value):
