@@ -124,7 +124,8 @@ def show(found: dict[str, Any]) -> str:
     rate = found["bytes_needed"] / found["median"] / 1e9
     ratios = ", ".join(f"{ratio:.1f}x {peer}" for peer, ratio in found.get("ratios", {}).items())
     return (
-        f"  {found['provider']:15} {1e3 * found['median']:9.3f} ms  counted/needed {counted:>3}  {rate:6.1f} GB/s  {ratios}"
+        f"  {found['provider']:15} {1e3 * found['median']:9.3f} ms  counted/needed {counted:>3}  {rate:6.1f} GB/s"
+        f"  {ratios}"
     )
 
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "spectral_norm/layers.h"
+#include "spectral_norm/operands.h"
 
 namespace gankern::spectral_norm {
 
@@ -24,39 +25,6 @@ bool safe(double y, double z) {
 
 // As torch's clamp_min: NaN stays.
 inline double clamp(double x, double eps) { return x < eps ? eps : x; }
-
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  const auto one = a.sizes(), two = b.sizes();
-  return one.size() == two.size() && std::equal(one.begin(), one.end(), two.begin());
-}
-
-inline int32_t dtype_of(const Tensor& x) {
-  int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  return dtype;
-}
-
-// f(pointer, stride) of a vector of any dtype and stride.
-template <class F>
-void with_vector(const Tensor& x, int64_t length, const char* name, const F& f) {
-  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == length, "spectral_norm: expected ", name, " of length ", length);
-  dispatch_floating(x, "spectral_norm",
-                    [&](auto element) { f(static_cast<decltype(element)*>(x.data_ptr()), x.stride(0)); });
-}
-
-template <class T>
-void read_vector(T* to, const Tensor& from, int64_t length, const char* name) {
-  with_vector(from, length, name, [&](const auto* x, int64_t stride) {
-    for (int64_t k = 0; k < length; ++k) to[k] = static_cast<T>(x[k * stride]);
-  });
-}
-
-template <class T>
-void write_vector(const Tensor& to, const T* from, int64_t length, const char* name) {
-  with_vector(to, length, name, [&](auto* x, int64_t stride) {
-    for (int64_t k = 0; k < length; ++k) x[k * stride] = static_cast<std::decay_t<decltype(*x)>>(from[k]);
-  });
-}
 
 // One call: the layers, operands in the layers' order, and the parallel regions. S is the weights' element type.
 template <class S>
@@ -167,12 +135,7 @@ class Call : public Layers<S> {
     make_products(false);
     this->schedule(
         this->rows, second, [&](const Items::Item& item, int64_t) { multiply(item, m[item.layer], nullptr); },
-        [&](int64_t k) {
-          double sum = 0;
-          for (int64_t r = 0; r < list[k].rows; ++r)
-            sum += static_cast<double>(u[k][r]) * static_cast<double>(y_[k][r]);
-          found[k] = sum;
-        },
+        [&](int64_t k) { found[k] = along_u(k, m[k]); },
         [&](const Items::Item& item, int64_t) { g(item, found[item.layer]); });
     return found;
   }
@@ -234,6 +197,30 @@ class Call : public Layers<S> {
     this->panels(k, m, item.begin, item.end, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
       kernels.multiply(panel, stride, used, columns, v_[k], y_[k] + row, z);
     });
+  }
+
+  // u . y, in double from the start where y may have overflowed or lost digits to underflow.
+  double along_u(int64_t k, const S* m) {
+    const int64_t h = list[k].rows, columns = list[k].columns();
+    double sum = 0, size = 0;
+    for (int64_t r = 0; r < h; ++r) sum += static_cast<double>(u[k][r]) * static_cast<double>(y_[k][r]);
+    const double length = std::sqrt(kernels.square(y_[k], h));
+    if (length > safe_low<T> && length < safe_high<T>) return sum;
+    this->panels(k, m, 0, h, [&](const T* panel, int64_t stride, int64_t, int64_t used) {
+      for (int64_t r = 0; r < used; ++r) size += kernels.square(panel + r * stride, columns);
+    });
+    if (size == 0) return sum;
+    double exact = 0;
+    this->panels(k, m, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+      for (int64_t r = 0; r < used; ++r) {
+        double y = 0;
+        for (int64_t c = 0; c < columns; ++c) {
+          y += static_cast<double>(panel[r * stride + c]) * static_cast<double>(v[k][c]);
+        }
+        exact += static_cast<double>(u[k][row + r]) * y;
+      }
+    });
+    return exact;
   }
 
   // One iteration in torch's order, in double: for weights whose square would overflow or underflow. It is slow, and

@@ -88,6 +88,7 @@ class SpectralNormGroup:
 
     def _batches(self, weights: list[Tensor], iterations: list[int]) -> list[tuple[list[int], int]]:
         """The layers by what one call must share, with their number of iterations; usually one batch of all."""
+        shared: tuple[list[Any], ...]
         shared = iterations, [x.eps for x in self._norms], [w.dtype for w in weights], [w.device for w in weights]
         if all(x.count(x[0]) == len(x) for x in shared):
             return [(list(range(len(self))), iterations[0])]
