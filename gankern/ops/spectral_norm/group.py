@@ -56,7 +56,7 @@ def advance(
         return plain.normalized(results[:-2]), results[-1]
     *normalized, _, sigma = _apply.apply(SpectralNorm, backend, dims, n, float(eps), (u, v), *weights)
     if n:
-        increment_version(x for x in (*u, *v) if not x.is_inference())
+        increment_version([x for x in (*u, *v) if not x.is_inference()])
     return normalized, sigma
 
 
