@@ -26,6 +26,12 @@ bool safe(double y, double z) {
 // As torch's clamp_min: NaN stays.
 inline double clamp(double x, double eps) { return x < eps ? eps : x; }
 
+// As torch's norm: that of one element does not overflow.
+template <class T>
+double norm(const Kernels<T>& kernels, const T* x, int64_t count) {
+  return count == 1 ? std::abs(static_cast<double>(x[0])) : std::sqrt(kernels.square(x, count));
+}
+
 // One call: the layers, operands in the layers' order, and the parallel regions. S is the weights' element type.
 template <class S>
 class Call : public Layers<S> {
@@ -204,7 +210,7 @@ class Call : public Layers<S> {
     const int64_t h = list[k].rows, columns = list[k].columns();
     double sum = 0, size = 0;
     for (int64_t r = 0; r < h; ++r) sum += static_cast<double>(u[k][r]) * static_cast<double>(y_[k][r]);
-    const double length = std::sqrt(kernels.square(y_[k], h));
+    const double length = norm(kernels, y_[k], h);
     if (length > safe_low<T> && length < safe_high<T>) return sum;
     this->panels(k, m, 0, h, [&](const T* panel, int64_t stride, int64_t, int64_t used) {
       for (int64_t r = 0; r < used; ++r) size += kernels.square(panel + r * stride, columns);
@@ -235,7 +241,7 @@ class Call : public Layers<S> {
         }
       }
     });
-    const double a = clamp(std::sqrt(exact_.square(left.data(), h)), eps);
+    const double a = clamp(norm(exact_, left.data(), h), eps);
     exact_.divide_exactly(left.data(), left.data(), h, a);
     std::copy_n(left.data(), h, u[k]);
     this->panels(k, w, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
@@ -243,9 +249,10 @@ class Call : public Layers<S> {
         for (int64_t c = 0; c < columns; ++c) right[c] += left[row + r] * static_cast<double>(panel[r * stride + c]);
       }
     });
-    const double s = std::sqrt(exact_.square(right.data(), columns)), b = clamp(s, eps);
+    const double s = norm(exact_, right.data(), columns), b = clamp(s, eps);
     exact_.divide_exactly(right.data(), right.data(), columns, b);
     std::copy_n(right.data(), columns, v[k]);
+    if (std::isinf(s)) return std::accumulate(right.begin(), right.end(), 0.0);  // v is 0, or NaN: so is u . (W v)
     return s * (s / b);
   }
 
@@ -253,7 +260,7 @@ class Call : public Layers<S> {
   // sigma = u . (W v) = (W^T u) . v = |W^T u|^2 / max(|W^T u|, eps).
   double finish(int64_t k, const S* w, double eps) {
     const int64_t h = list[k].rows, columns = list[k].columns();
-    const double length = std::sqrt(kernels.square(y_[k], h)), a = clamp(length, eps);
+    const double length = norm(kernels, y_[k], h), a = clamp(length, eps);
     const int64_t first = this->rows.start[k], last = this->rows.start[k + 1];
     if (first == last) {  // no rows: W^T u is zero
       std::fill_n(v[k], columns, T(0));
@@ -262,7 +269,7 @@ class Call : public Layers<S> {
     T* z = z_[first];
     for (int64_t part = first + 1; part < last; ++part) kernels.combine(z, z, 1, z_[part], 1, columns, false);
     kernels.divide_exactly(u[k], y_[k], h, a);
-    double s = std::sqrt(kernels.square(z, columns));
+    double s = norm(kernels, z, columns);
     if (!safe<T>(length, s)) return finish_exactly(k, w, eps);
     s /= a;
     const double b = clamp(s, eps);
