@@ -174,10 +174,8 @@ def why_not(op: str, name: str, device_type: str, dtype: torch.dtype) -> str:
         return ""
     if dtype not in entry.dtypes:
         return f"{dtype} is not supported"
-    devices = {"native": ("cpu",), "cuda": ("cuda",), "triton": ("cpu",) if _libraries.interpreted() else ("cuda",)}
-    if device_type not in devices[name]:
-        return f"it runs on {devices[name][0]} tensors, not on {device_type}"
-    return ""
+    device = "cpu" if name == "native" or (name == "triton" and _libraries.interpreted()) else "cuda"
+    return "" if device_type == device else f"it runs on {device} tensors, not on {device_type}"
 
 
 def pick(op: str, x: torch.Tensor) -> str:

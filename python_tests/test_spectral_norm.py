@@ -401,6 +401,38 @@ def test_memory_formats(kind, layout):
     close(gradients[1], gradients[0], torch.float64)
 
 
+@pytest.mark.skipif(bool(why_not("spectral_norm", "native", "cpu", torch.float64)), reason="no native library")
+def test_second_order_that_cancels_for_huge_weights():
+    """For V = W up to a factor, V - a N is zero; a / sigma^2 underflows, and dropping a N would leave V / sigma."""
+    x = torch.randn(6, 10, dtype=torch.float64)
+    w, ones = [x * 4e304], [torch.ones(1, dtype=torch.float64)]
+    u, v = torch.zeros(6, dtype=torch.float64), torch.zeros(10, dtype=torch.float64)
+    u[0] = v[0] = 1.0
+    double_backward = operator("native", "spectral_norm_double_backward")
+    dg = double_backward([x], [x], ones[0], w, torch.cat([u, v]), x[0, :1] * 4e304, [0])[0][0]
+    assert float(dg.abs().max()) < 1e-15 * float((x / (x[0, 0] * 4e304)).abs().max())
+
+
+def test_one_row_whose_square_overflows():
+    """torch's norm of one element does not overflow, so u is 1; |W^T u| does, so sigma is 0."""
+    w, v = torch.full((1, 4), 1e306, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64)
+    normalized, u, v, sigma = gk.ops.spectral_norm(w, torch.ones(1, dtype=torch.float64), v)
+    assert u.tolist() == [1.0]
+    assert not v.any()
+    assert sigma == 0
+    assert normalized.isposinf().all()
+
+
+@pytest.mark.skipif(bool(why_not("spectral_norm", "native", "cpu", torch.float32)), reason="no native library")
+@pytest.mark.parametrize("size", [1e-40, 1e-44])
+def test_sigma_of_subnormal_weights_without_an_iteration(size):
+    """Products with subnormal weights lose their digits in float32: sigma is as if they were in float64."""
+    w = torch.full((16, 16), size)
+    u = v = torch.full((16,), 0.25)
+    _, _, _, sigma = gk.ops.spectral_norm(w, u, v, n_power_iterations=0)
+    assert sigma == (u.double() @ (w.double() @ v.double())).float()
+
+
 @pytest.mark.parametrize("value", ["zero", "nan", "inf", "huge", "tiny"])
 @pytest.mark.parametrize("kind", OURS)
 def test_extreme_weights(kind, value):

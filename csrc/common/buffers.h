@@ -1,6 +1,7 @@
-// Memory for large outputs of memory-bound ops. The first touch of fresh pages costs more than their arithmetic, so
-// memory is kept when its storage dies (no tensor or view is left), and given to a later one; new memory is backed by
-// huge pages where they help. GANKERN_KEEP_MEMORY bounds what is kept; with 0 all memory comes from torch's allocator.
+// Memory for large outputs and scratch of memory-bound ops. The first touch of fresh pages costs more than their
+// arithmetic, so memory is kept when its storage dies (no tensor or view is left), and given to a later one, the latest
+// first: it may still be in the caches. New memory is backed by huge pages where they help. GANKERN_KEEP_MEMORY bounds
+// what is kept; with 0 all memory comes from torch's allocator.
 #pragma once
 
 #include <cmath>
@@ -9,6 +10,8 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <utility>
+#include <vector>
 
 #include "common/tensor.h"
 
@@ -36,9 +39,9 @@ class Buffers {
     {
       const std::unique_lock lock(mutex_, std::try_to_lock);
       const auto found = lock ? kept_.find(size) : kept_.end();
-      if (found != kept_.end()) {
-        void* data = found->second;
-        kept_.erase(found);
+      if (found != kept_.end() && !found->second.empty()) {
+        void* data = found->second.back();
+        found->second.pop_back();
         kept_bytes_ -= size;
         return data;
       }
@@ -58,7 +61,7 @@ class Buffers {
     try {
       const std::unique_lock lock(mutex_, std::try_to_lock);
       if (lock && kept_bytes_ + size <= kept_limit_) {
-        kept_.emplace(size, data);
+        kept_[size].push_back(data);
         kept_bytes_ += size;
         return;
       }
@@ -73,7 +76,7 @@ class Buffers {
 
   // Only ever tried: a child forked while another thread held it would wait for ever, and goes without.
   std::mutex mutex_;
-  std::multimap<int64_t, void*> kept_;
+  std::map<int64_t, std::vector<void*>> kept_;  // by size
   int64_t kept_bytes_ = 0;
   const int64_t kept_limit_ = limit();
 
@@ -97,21 +100,57 @@ inline bool filled(const Tensor& like) {
   return std::isnan(*static_cast<const float*>(probe.data_ptr()));
 }
 
-// Whether outputs like this tensor may take kept memory; asked once per call.
-inline bool may_keep(const Tensor& like) { return Buffers::shared().enabled() && !filled(like); }
+// An uninitialised CPU tensor, without the dispatcher, which takes longer than a small layer's arithmetic.
+inline Tensor new_cpu(torch::headeronly::IntHeaderOnlyArrayRef sizes, const int64_t* strides, int32_t dtype) {
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides,
+                                                         dtype, aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
 
 // An uninitialised contiguous CPU tensor of `like`'s sizes and dtype, whose elements have `element_size` bytes.
-inline Tensor new_output(const Tensor& like, int64_t element_size, bool kept) {
-  const int64_t bytes = like.numel() * element_size;
-  if (!kept || bytes < Buffers::smallest) {
-    return torch::stable::new_empty(like, like.sizes(), like.scalar_type());
+// `fresh`: from torch, as if nothing were kept (see `filled`).
+inline Tensor new_output(const Tensor& like, int64_t element_size, bool fresh) {
+  if (fresh) return torch::stable::new_empty(like, like.sizes(), like.scalar_type());
+  const auto sizes = like.sizes();
+  std::vector<int64_t> strides(sizes.size(), 1);
+  int64_t bytes = element_size;
+  for (auto axis = static_cast<int64_t>(sizes.size()) - 1; axis >= 0; --axis) {
+    strides[axis] = axis + 1 < static_cast<int64_t>(sizes.size()) ? strides[axis + 1] * sizes[axis + 1] : 1;
+    bytes *= sizes[axis];
   }
-  std::vector<int64_t> strides(like.dim(), 1);
-  for (int64_t axis = like.dim() - 2; axis >= 0; --axis) strides[axis] = strides[axis + 1] * like.size(axis + 1);
+  if (!Buffers::shared().enabled() || bytes < Buffers::smallest) {
+    int32_t dtype;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    return new_cpu(sizes, strides.data(), dtype);
+  }
   void* data = Buffers::shared().take(bytes);  // lost if from_blob throws: it may have run the deleter or not
-  return torch::stable::from_blob(
-      data, like.sizes(), torch::headeronly::IntHeaderOnlyArrayRef(strides.data(), strides.size()), like.device(),
-      like.scalar_type(), [bytes](void* memory) { Buffers::shared().give(memory, bytes); });
+  return torch::stable::from_blob(data, sizes, torch::headeronly::IntHeaderOnlyArrayRef(strides.data(), strides.size()),
+                                  like.device(), like.scalar_type(),
+                                  [bytes](void* memory) { Buffers::shared().give(memory, bytes); });
 }
+
+// Uninitialised memory for the length of a call.
+template <class T>
+class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(int64_t count) : bytes_(count * static_cast<int64_t>(sizeof(T))) {
+    if (bytes_ > 0) data_ = static_cast<T*>(Buffers::shared().take(bytes_));
+  }
+  Scratch(Scratch&& other) noexcept : bytes_(other.bytes_), data_(std::exchange(other.data_, nullptr)) {}
+  Scratch& operator=(Scratch&& other) noexcept {
+    std::swap(bytes_, other.bytes_), std::swap(data_, other.data_);
+    return *this;
+  }
+  ~Scratch() {
+    if (data_ != nullptr) Buffers::shared().give(data_, bytes_);
+  }
+  T* get() const { return data_; }
+
+ private:
+  int64_t bytes_ = 0;
+  T* data_ = nullptr;
+};
 
 }  // namespace gankern

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "spectral_norm/layers.h"
+#include "spectral_norm/operands.h"
 
 namespace gankern::spectral_norm {
 
@@ -25,34 +26,10 @@ bool safe(double y, double z) {
 // As torch's clamp_min: NaN stays.
 inline double clamp(double x, double eps) { return x < eps ? eps : x; }
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t k = 0; k < a.dim(); ++k) {
-    if (a.size(k) != b.size(k)) return false;
-  }
-  return true;
-}
-
+// As torch's norm: that of one element does not overflow.
 template <class T>
-double square_norm(const T* x, int64_t count) {
-  double sum = 0;
-  for (int64_t k = 0; k < count; ++k) sum += static_cast<double>(x[k]) * static_cast<double>(x[k]);
-  return sum;
-}
-
-template <class T, class F>
-void divide_vector(T* to, const F* from, double divisor, int64_t count) {
-  for (int64_t k = 0; k < count; ++k) to[k] = static_cast<T>(from[k] / divisor);
-}
-
-template <class T>
-void copy_vector(T* to, const Tensor& from, int64_t length, const char* name) {
-  STD_TORCH_CHECK(from.dim() == 1 && from.size(0) == length, "spectral_norm: expected ", name, " of length ", length);
-  dispatch_floating(from, "spectral_norm", [&](auto element) {
-    const auto* x = static_cast<const decltype(element)*>(from.data_ptr());
-    const int64_t stride = from.stride(0);
-    for (int64_t k = 0; k < length; ++k) to[k] = static_cast<T>(x[k * stride]);
-  });
+double norm(const Kernels<T>& kernels, const T* x, int64_t count) {
+  return count == 1 ? std::abs(static_cast<double>(x[0])) : std::sqrt(kernels.square(x, count));
 }
 
 // One call: the layers, operands in the layers' order, and the parallel regions. S is the weights' element type.
@@ -64,8 +41,9 @@ class Call : public Layers<S> {
   using Layers<S>::list;
   static constexpr ScalarType scalar_type = scalar_type_of<T>;
 
-  Call(const Tensors& weights, const Dims& dims) : Layers<S>(weights, dims), weights_(weights) {
-    for (const Layer& x : list) length_ += x.rows + x.columns(), rows_ += x.rows;
+  Call(const Tensors& weights, const Dims& dims)
+      : Layers<S>(weights, dims), weights_(weights), fresh_(filled(weights[0])) {
+    for (const Layer& x : list) length_ += x.rows + x.columns();
   }
 
   int64_t count() const { return static_cast<int64_t>(list.size()); }
@@ -75,12 +53,17 @@ class Call : public Layers<S> {
   std::vector<const S*> inputs(const Tensors& tensors, const char* name) {
     STD_TORCH_CHECK(tensors.size() == list.size(), "spectral_norm: expected one of ", name, " per weight");
     std::vector<const S*> found;
+    const int32_t dtype = dtype_of(weights_[0]);
     for (size_t k = 0; k < list.size(); ++k) {
       const Tensor& x = tensors[k];
-      STD_TORCH_CHECK(same_shape(x, weights_[k]) && x.scalar_type() == weights_[0].scalar_type(),
-                      "spectral_norm: expected ", name, " of the weights' shapes and dtype");
-      kept_.push_back(x.is_contiguous() ? x : torch::stable::contiguous(x));
-      found.push_back(static_cast<const S*>(kept_.back().data_ptr()));
+      STD_TORCH_CHECK(same_shape(x, weights_[k]) && dtype_of(x) == dtype, "spectral_norm: expected ", name,
+                      " of the weights' shapes and dtype");
+      if (x.is_contiguous()) {
+        found.push_back(static_cast<const S*>(x.data_ptr()));
+      } else {
+        kept_.push_back(torch::stable::contiguous(x));
+        found.push_back(static_cast<const S*>(kept_.back().data_ptr()));
+      }
     }
     return found;
   }
@@ -88,17 +71,24 @@ class Call : public Layers<S> {
   // Fresh tensors of the weights' shapes.
   std::vector<S*> outputs(Tensors* tensors) const {
     std::vector<S*> found;
-    const bool kept = may_keep(weights_[0]);
     for (const Tensor& w : weights_) {
-      tensors->push_back(new_output(w, sizeof(S), kept));
+      tensors->push_back(new_output(w, sizeof(S), fresh_));
       found.push_back(static_cast<S*>(tensors->back().data_ptr()));
     }
     return found;
   }
 
+  // A fresh tensor of the accumulation dtype.
+  Tensor new_vector(int64_t length) const {
+    if (fresh_) return new_empty(weights_[0], {length}, scalar_type);
+    const int64_t stride = 1;
+    return new_cpu({&length, 1}, &stride,
+                   std::is_same_v<T, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
+  }
+
   // A fresh tensor of one number per layer.
   Tensor numbers(const std::vector<double>& values) const {
-    Tensor x = new_empty(weights_[0], {count()}, scalar_type);
+    Tensor x = new_vector(count());
     for (int64_t k = 0; k < count(); ++k) static_cast<T*>(x.data_ptr())[k] = static_cast<T>(values[k]);
     return x;
   }
@@ -107,7 +97,7 @@ class Call : public Layers<S> {
     STD_TORCH_CHECK(x.numel() == count() && x.scalar_type() == scalar_type,
                     "spectral_norm: expected one number per layer, in the accumulation dtype");
     std::vector<T> found(count());
-    copy_vector(found.data(), x, count(), "numbers");
+    read_vector(found.data(), x, count(), "numbers");
     return found;
   }
 
@@ -126,91 +116,117 @@ class Call : public Layers<S> {
 
   std::vector<T*> u, v;
 
-  // sigma of each layer, after n iterations that leave new u and v in `vectors`.
-  std::vector<double> iterate(const std::vector<const S*>& w, int64_t n, double eps) {
+  // sigma of each layer, after n iterations that leave new u and v in `vectors`; g(item, sigma) for the items of
+  // `second` as soon as their layer's sigma is known.
+  template <class G>
+  std::vector<double> iterate(const std::vector<const S*>& w, int64_t n, double eps, const Items* second, const G& g) {
+    if (n == 0) return bilinear(w, second, g);
     std::vector<double> sigma(count());
-    make_products(n > 0);
-    for (int64_t iteration = 0; iteration < n; ++iteration) {
-      products(w, true);
-      parts_.run(false,
-                 [&](const Items::Item& item, int64_t) { sigma[item.layer] = finish(item.layer, w[item.layer], eps); });
-    }
-    if (n > 0) return sigma;
-    return bilinear(w);
+    make_products(true);
+    const auto products = [&](const Items::Item& item, int64_t index) { multiply(item, w[item.layer], z_[index]); };
+    const auto end = [&](int64_t k) {
+      sigma[k] = finish(k, w[k], eps);
+      std::copy_n(v[k], list[k].columns(), v_[k]);
+    };
+    for (int64_t left = n; left > 1; --left) this->schedule(this->rows, nullptr, products, end, [](auto...) {});
+    this->schedule(this->rows, second, products, end,
+                   [&](const Items::Item& item, int64_t) { g(item, sigma[item.layer]); });
+    return sigma;
   }
 
-  // u . (M v) of each layer.
-  std::vector<double> bilinear(const std::vector<const S*>& m) {
+  // u . (M v) of each layer; g as above.
+  template <class G>
+  std::vector<double> bilinear(const std::vector<const S*>& m, const Items* second, const G& g) {
     std::vector<double> found(count());
     make_products(false);
-    products(m, false);
-    for (int64_t k = 0; k < count(); ++k) {
-      double sum = 0;
-      for (int64_t r = 0; r < list[k].rows; ++r) sum += static_cast<double>(u[k][r]) * static_cast<double>(y_[k][r]);
-      found[k] = sum;
+    this->schedule(
+        this->rows, second, [&](const Items::Item& item, int64_t) { multiply(item, m[item.layer], nullptr); },
+        [&](int64_t k) { found[k] = along_u(k, m[k]); },
+        [&](const Items::Item& item, int64_t) { g(item, found[item.layer]); });
+    return found;
+  }
+
+  // The sum of a layer's parts.
+  double sum_parts(const std::vector<double>& parts, int64_t k) const {
+    const auto first = parts.begin() + this->elements.start[k], last = parts.begin() + this->elements.start[k + 1];
+    return std::accumulate(first, last, 0.0);
+  }
+
+  double dot_item(const Items::Item& item, const std::vector<const S*>& a, const std::vector<const S*>& b) const {
+    return this->dot(a[item.layer] + item.begin, b[item.layer] + item.begin, item.end - item.begin);
+  }
+
+  // out = alpha x + beta u v^T for some runs.
+  void add_rank_one(const Items::Item& item, S* out, const S* x, double alpha, double beta) const {
+    const Layer& layer = list[item.layer];
+    const T *left = u[item.layer], *right = v[item.layer];
+    const int64_t length = layer.run_length();
+    for (int64_t run = item.begin; run < item.end; ++run) {
+      const T factor = layer.transposed() ? right[run] : left[run % layer.rows];
+      const T* vector = layer.transposed() ? left : right + run / layer.rows * length;
+      this->combine(out + run * length, x + run * length, alpha, vector, beta * factor, length);
     }
-    return found;
-  }
-
-  // <a, b> of each layer.
-  std::vector<double> dots(const std::vector<const S*>& a, const std::vector<const S*>& b) const {
-    std::vector<double> parts(this->elements.list.size()), found(count());
-    this->elements.run(false, [&](const Items::Item& item, int64_t index) {
-      parts[index] = this->dot(a[item.layer] + item.begin, b[item.layer] + item.begin, item.end - item.begin);
-    });
-    for (size_t index = 0; index < parts.size(); ++index) found[this->elements.list[index].layer] += parts[index];
-    return found;
-  }
-
-  // out = alpha x + beta u v^T, with one alpha and beta per layer.
-  void add_rank_one(const std::vector<S*>& out, const std::vector<const S*>& x, const std::vector<double>& alpha,
-                    const std::vector<double>& beta) const {
-    this->runs.run(true, [&](const Items::Item& item, int64_t) {
-      const int64_t k = item.layer, length = list[k].run_length(), rows = list[k].rows;
-      for (int64_t run = item.begin; run < item.end; ++run) {
-        const T factor = list[k].transposed() ? v[k][run] : u[k][run % rows];
-        const T* vector = list[k].transposed() ? u[k] : v[k] + run / rows * length;
-        this->combine(out[k] + run * length, x[k] + run * length, alpha[k], vector, beta[k] * factor, length);
-      }
-    });
   }
 
  private:
   Tensors weights_, kept_;
-  int64_t length_ = 0, rows_ = 0;
-  std::vector<T> y_memory_;
-  std::unique_ptr<T[]> z_memory_;
-  std::vector<T*> y_, z_;       // W v by layer; by item a part of W^T W v
-  std::vector<int64_t> first_;  // item of each layer's first part
-  Items parts_;                 // layers, by the size of their parts of z
+  bool fresh_;
+  int64_t length_ = 0;
+  Scratch<T> memory_;
+  const Kernels<double>& exact_ = spectral_norm::kernels<double>(isa());
+  std::vector<T*> y_, v_, z_;  // by layer W v and v, by item a part of W^T W v
+
+  // Every vector begins a cache line, so that no access lies in two: u and v in `vectors` begin anywhere.
+  static int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 
   void make_products(bool with_z) {
-    if (with_z && z_memory_ == nullptr) {
-      int64_t columns = 0;
-      for (const auto& item : this->rows.list) columns += list[item.layer].columns();
-      z_memory_.reset(new T[columns]);
-      T* next = z_memory_.get();
-      for (const auto& item : this->rows.list) z_.push_back(next), next += list[item.layer].columns();
+    int64_t length = 0;
+    for (const Layer& x : list) length += padded(x.rows) + padded(x.columns());
+    if (with_z) {
+      for (const auto& item : this->rows.list) length += padded(list[item.layer].columns());
     }
-    if (!y_.empty()) return;
-    y_memory_.resize(rows_);
-    T* next = y_memory_.data();
-    for (const Layer& x : list) y_.push_back(next), next += x.rows;
-    first_.assign(count() + 1, 0);
-    for (const auto& item : this->rows.list) ++first_[item.layer + 1];
-    std::partial_sum(first_.begin(), first_.end(), first_.begin());
-    for (int64_t k = 0; k < count(); ++k) parts_.add(k, 0, 1, (first_[k + 1] - first_[k]) * list[k].columns());
+    memory_ = Scratch<T>(length);
+    T* next = memory_.get();
+    for (size_t k = 0; k < list.size(); ++k) {
+      y_.push_back(next), next += padded(list[k].rows);
+      v_.push_back(std::copy_n(v[k], list[k].columns(), next) - list[k].columns()), next += padded(list[k].columns());
+    }
+    for (size_t index = 0; with_z && index < this->rows.list.size(); ++index) {
+      z_.push_back(next), next += padded(list[this->rows.list[index].layer].columns());
+    }
   }
 
-  void products(const std::vector<const S*>& m, bool with_z) {
-    this->rows.run(false, [&](const Items::Item& item, int64_t index) {
-      const int64_t k = item.layer, columns = list[k].columns();
-      if (with_z) std::fill_n(z_[index], columns, T(0));
-      this->panels(k, m[k], item.begin, item.end, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
-        kernels.dots(panel, stride, used, columns, v[k], y_[k] + row);
-        if (with_z) kernels.add_rows(panel, stride, used, columns, y_[k] + row, z_[index]);
-      });
+  // y, and unless z is null its part of W^T y, of some rows.
+  void multiply(const Items::Item& item, const S* m, T* z) const {
+    const int64_t k = item.layer, columns = list[k].columns();
+    if (z != nullptr) std::fill_n(z, columns, T(0));
+    this->panels(k, m, item.begin, item.end, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+      kernels.multiply(panel, stride, used, columns, v_[k], y_[k] + row, z);
     });
+  }
+
+  // u . y, in double from the start where y may have overflowed or lost digits to underflow.
+  double along_u(int64_t k, const S* m) {
+    const int64_t h = list[k].rows, columns = list[k].columns();
+    double sum = 0, size = 0;
+    for (int64_t r = 0; r < h; ++r) sum += static_cast<double>(u[k][r]) * static_cast<double>(y_[k][r]);
+    const double length = norm(kernels, y_[k], h);
+    if (length > safe_low<T> && length < safe_high<T>) return sum;
+    this->panels(k, m, 0, h, [&](const T* panel, int64_t stride, int64_t, int64_t used) {
+      for (int64_t r = 0; r < used; ++r) size += kernels.square(panel + r * stride, columns);
+    });
+    if (size == 0) return sum;
+    double exact = 0;
+    this->panels(k, m, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
+      for (int64_t r = 0; r < used; ++r) {
+        double y = 0;
+        for (int64_t c = 0; c < columns; ++c) {
+          y += static_cast<double>(panel[r * stride + c]) * static_cast<double>(v[k][c]);
+        }
+        exact += static_cast<double>(u[k][row + r]) * y;
+      }
+    });
+    return exact;
   }
 
   // One iteration in torch's order, in double: for weights whose square would overflow or underflow. It is slow, and
@@ -225,16 +241,18 @@ class Call : public Layers<S> {
         }
       }
     });
-    const double a = clamp(std::sqrt(square_norm(left.data(), h)), eps);
-    divide_vector(left.data(), left.data(), a, h);
-    divide_vector(u[k], left.data(), 1.0, h);
+    const double a = clamp(norm(exact_, left.data(), h), eps);
+    exact_.divide_exactly(left.data(), left.data(), h, a);
+    std::copy_n(left.data(), h, u[k]);
     this->panels(k, w, 0, h, [&](const T* panel, int64_t stride, int64_t row, int64_t used) {
       for (int64_t r = 0; r < used; ++r) {
         for (int64_t c = 0; c < columns; ++c) right[c] += left[row + r] * static_cast<double>(panel[r * stride + c]);
       }
     });
-    const double s = std::sqrt(square_norm(right.data(), columns)), b = clamp(s, eps);
-    divide_vector(v[k], right.data(), b, columns);
+    const double s = norm(exact_, right.data(), columns), b = clamp(s, eps);
+    exact_.divide_exactly(right.data(), right.data(), columns, b);
+    std::copy_n(right.data(), columns, v[k]);
+    if (std::isinf(s)) return std::accumulate(right.begin(), right.end(), 0.0);  // v is 0, or NaN: so is u . (W v)
     return s * (s / b);
   }
 
@@ -242,22 +260,20 @@ class Call : public Layers<S> {
   // sigma = u . (W v) = (W^T u) . v = |W^T u|^2 / max(|W^T u|, eps).
   double finish(int64_t k, const S* w, double eps) {
     const int64_t h = list[k].rows, columns = list[k].columns();
-    const double length = std::sqrt(square_norm(y_[k], h)), a = clamp(length, eps);
-    if (first_[k] == first_[k + 1]) {  // no rows: W^T u is zero
+    const double length = norm(kernels, y_[k], h), a = clamp(length, eps);
+    const int64_t first = this->rows.start[k], last = this->rows.start[k + 1];
+    if (first == last) {  // no rows: W^T u is zero
       std::fill_n(v[k], columns, T(0));
       return 0;
     }
-    T* z = z_[first_[k]];
-    for (int64_t part = first_[k] + 1; part < first_[k + 1]; ++part) {
-      const T* more = z_[part];
-      for (int64_t c = 0; c < columns; ++c) z[c] += more[c];
-    }
-    divide_vector(u[k], y_[k], a, h);
-    double s = std::sqrt(square_norm(z, columns));
+    T* z = z_[first];
+    for (int64_t part = first + 1; part < last; ++part) kernels.combine(z, z, 1, z_[part], 1, columns, false);
+    kernels.divide_exactly(u[k], y_[k], h, a);
+    double s = norm(kernels, z, columns);
     if (!safe<T>(length, s)) return finish_exactly(k, w, eps);
     s /= a;
     const double b = clamp(s, eps);
-    divide_vector(v[k], z, a * b, columns);
+    kernels.divide_exactly(v[k], z, columns, a * b);
     return s * (s / b);
   }
 };

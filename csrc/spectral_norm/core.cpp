@@ -8,8 +8,6 @@ namespace gankern {
 namespace GANKERN_ISA_NAMESPACE {
 namespace {
 
-using spectral_norm::block_rows;
-
 // Sums run in float over so many columns, and in double over these pieces.
 constexpr int64_t piece = 4096;
 
@@ -56,8 +54,11 @@ GANKERN_INLINE double horizontal(Vec<T> x) {
   return sum;
 }
 
-// sum_k a_k b_k for R rows a, which share the loads of b.
-template <class T, int R, int U>
+// Elements ahead of a load at which a stream that is read once is fetched, past all caches but the nearest.
+constexpr int64_t ahead = 512;
+
+// sum_k a_k b_k for R rows a, which share the loads of b. `once`: b is not read again.
+template <class T, int R, int U, bool once = false>
 GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t count, double* sums) {
   constexpr int W = Simd<T>::lanes;
   for (int r = 0; r < R; ++r) sums[r] = 0;
@@ -68,6 +69,7 @@ GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t cou
     for (; k + U * W <= end; k += U * W) {
 #pragma GCC unroll 8
       for (int i = 0; i < U; ++i) {
+        if (once) __builtin_prefetch(b + k + i * W + ahead, 0, 0);
         const Vec<T> y = loadu(b + k + i * W);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) part[r * U + i] += loadu(a + r * stride + k + i * W) * y;
@@ -90,25 +92,14 @@ GANKERN_INLINE void dot_rows(const T* a, int64_t stride, const T* b, int64_t cou
   }
 }
 
-template <class T>
-void dots(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y) {
-  double sums[block_rows];
-  int64_t r = 0;
-  for (; r + block_rows <= rows; r += block_rows) {
-    dot_rows<T, block_rows, 2>(w + r * stride, stride, v, columns, sums);
-    for (int i = 0; i < block_rows; ++i) y[r + i] = static_cast<T>(sums[i]);
-  }
-  for (; r < rows; ++r) {
-    dot_rows<T, 1, 8>(w + r * stride, stride, v, columns, sums);
-    y[r] = static_cast<T>(sums[0]);
-  }
-}
-
-template <class T, int R>
-GANKERN_INLINE void add_block(const T* w, int64_t stride, int64_t columns, const T* y, T* z) {
+// z += sum_r y_r W_r for R rows. `fetch` gets the next rows into the nearest cache meanwhile.
+template <class T, int R, bool fetch>
+GANKERN_INLINE void add_rows(const T* w, int64_t stride, int64_t columns, const T* y, T* z) {
   constexpr int W = Simd<T>::lanes;
   int64_t k = 0;
   for (; k + W <= columns; k += W) {
+#pragma GCC unroll 8
+    for (int r = 0; fetch && r < R; ++r) __builtin_prefetch(w + (R + r) * stride + k);
     Vec<T> sum = y[0] * loadu(w + k);
 #pragma GCC unroll 8
     for (int r = 1; r < R; ++r) sum += y[r] * loadu(w + r * stride + k);
@@ -121,18 +112,57 @@ GANKERN_INLINE void add_block(const T* w, int64_t stride, int64_t columns, const
   }
 }
 
-template <class T>
-void add_rows(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* y, T* z) {
+// As Kernels::multiply, R rows at a time; returns the number of rows done.
+template <class T, int R, int U, bool fetch>
+int64_t multiply_blocks(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y, T* z) {
+  double sums[R];
   int64_t r = 0;
-  for (; r + block_rows <= rows; r += block_rows) add_block<T, block_rows>(w + r * stride, stride, columns, y + r, z);
-  for (; r < rows; ++r) add_block<T, 1>(w + r * stride, stride, columns, y + r, z);
+  for (; r + R <= rows; r += R) {
+    dot_rows<T, R, U>(w + r * stride, stride, v, columns, sums);
+    for (int i = 0; i < R; ++i) y[r + i] = static_cast<T>(sums[i]);
+    if (z != nullptr) add_rows<T, R, fetch>(w + r * stride, stride, columns, y + r, z);
+  }
+  return r;
 }
 
 template <class T>
-double dot(const T* a, const T* b, int64_t count) {
+void multiply(const T* w, int64_t stride, int64_t rows, int64_t columns, const T* v, T* y, T* z) {
+  // What the nearest cache holds of them, beside v and z: two blocks of four rows, two of two, or none.
+  const int64_t bytes = columns * static_cast<int64_t>(sizeof(T));
+  const int64_t r = bytes <= 5120    ? multiply_blocks<T, 4, 2, true>(w, stride, rows, columns, v, y, z)
+                    : bytes <= 10240 ? multiply_blocks<T, 2, 4, true>(w, stride, rows, columns, v, y, z)
+                                     : multiply_blocks<T, 4, 2, false>(w, stride, rows, columns, v, y, z);
+  multiply_blocks<T, 1, 8, false>(w + r * stride, stride, rows - r, columns, v, y + r, z);
+}
+
+template <class T>
+double dot(const T* a, const T* b, int64_t count, bool stream) {
   double sum;
-  dot_rows<T, 1, 8>(a, 0, b, count, &sum);
+  if (stream) {
+    dot_rows<T, 1, 8, true>(a, 0, b, count, &sum);
+  } else {
+    dot_rows<T, 1, 8>(a, 0, b, count, &sum);
+  }
   return sum;
+}
+
+template <class T>
+double square(const T* x, int64_t count) {
+  constexpr int lanes = 32;
+  double sums[lanes] = {};
+  int64_t k = 0;
+  for (; k + lanes <= count; k += lanes) {
+    for (int l = 0; l < lanes; ++l) sums[l] += static_cast<double>(x[k + l]) * static_cast<double>(x[k + l]);
+  }
+  for (int l = 0; k < count; ++k, ++l) sums[l] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+  double sum = 0;
+  for (int l = 0; l < lanes; ++l) sum += sums[l];
+  return sum;
+}
+
+template <class T>
+void divide_exactly(T* out, const T* x, int64_t count, double divisor) {
+  for (int64_t k = 0; k < count; ++k) out[k] = static_cast<T>(static_cast<double>(x[k]) / divisor);
 }
 
 // Applies f to every element: f(k, Vec<T>) loads from its inputs at k; f(k, T) is the same for one element.
@@ -145,7 +175,10 @@ GANKERN_INLINE void each(T* out, int64_t count, bool stream, const F& f) {
     for (; k < (misaligned ? W - misaligned : 0); ++k) out[k] = f.one(k);
     for (; k + 4 * W <= count; k += 4 * W) {
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) stream_store(out + k + i * W, f.many(k + i * W));
+      for (int i = 0; i < 4; ++i) {
+        f.fetch(k + i * W + ahead);
+        stream_store(out + k + i * W, f.many(k + i * W));
+      }
     }
     stream_fence();
   }
@@ -157,6 +190,7 @@ template <class T>
 struct Divide {
   const T* x;
   T divisor;
+  GANKERN_INLINE void fetch(int64_t k) const { __builtin_prefetch(x + k, 0, 0); }
   GANKERN_INLINE Vec<T> many(int64_t k) const { return loadu(x + k) / splat<T>(divisor); }
   GANKERN_INLINE T one(int64_t k) const { return x[k] / divisor; }
 };
@@ -165,6 +199,7 @@ template <class T>
 struct Combine {
   const T *x, *y;
   T alpha, beta;
+  GANKERN_INLINE void fetch(int64_t k) const { __builtin_prefetch(x + k, 0, 0); }
   GANKERN_INLINE Vec<T> many(int64_t k) const { return alpha * loadu(x + k) + beta * loadu(y + k); }
   GANKERN_INLINE T one(int64_t k) const { return alpha * x[k] + beta * y[k]; }
 };
@@ -180,7 +215,7 @@ void combine(T* out, const T* x, T alpha, const T* y, T beta, int64_t count, boo
 }
 
 template <class T>
-constexpr spectral_norm::Kernels<T> table = {dots<T>, add_rows<T>, dot<T>, divide<T>, combine<T>};
+constexpr spectral_norm::Kernels<T> table = {multiply<T>, dot<T>, square<T>, divide_exactly<T>, divide<T>, combine<T>};
 
 }  // namespace
 

@@ -8,48 +8,55 @@ namespace {
 void check(const Tensors& weights, const Dims& dims) {
   STD_TORCH_CHECK(!weights.empty() && dims.size() == weights.size(), "spectral_norm: expected one of dims per weight");
   for (size_t k = 0; k < weights.size(); ++k) {
-    STD_TORCH_CHECK(dims[k] >= 0 && dims[k] < weights[k].dim() && weights[k].scalar_type() == weights[0].scalar_type(),
+    STD_TORCH_CHECK(dims[k] >= 0 && dims[k] < weights[k].dim() && dtype_of(weights[k]) == dtype_of(weights[0]),
                     "spectral_norm: expected weights of one dtype, and dims inside their shapes");
   }
 }
 
 std::tuple<Tensors, Tensor, Tensor> run(const Tensors& weights, const Tensors& u, const Tensors& v, const Dims& dims,
-                                        int64_t n, double eps, bool divide) {
+                                        int64_t n, double eps, bool divide, bool keep) {
   check(weights, dims);
   STD_TORCH_CHECK(u.size() == weights.size() && v.size() == weights.size(),
                   "spectral_norm: expected one u and one v per weight");
   STD_TORCH_CHECK(n >= 0, "spectral_norm: expected n_power_iterations >= 0, got ", n);
   return dispatch_floating(weights[0], "spectral_norm", [&](auto element) {
     Call<decltype(element)> call(weights, dims);
-    Tensor vectors = new_empty(weights[0], {call.length()}, call.scalar_type);
+    Tensor vectors = call.new_vector(call.length());
     call.set_vectors(vectors);
     for (int64_t k = 0; k < call.count(); ++k) {
-      copy_vector(call.u[k], u[k], call.list[k].rows, "u");
-      copy_vector(call.v[k], v[k], call.list[k].columns(), "v");
+      read_vector(call.u[k], u[k], call.list[k].rows, "u");
+      read_vector(call.v[k], v[k], call.list[k].columns(), "v");
     }
     const auto w = call.inputs(weights, "weights");
-    Tensor sigma = call.numbers(call.iterate(w, n, eps));
     Tensors normalized;
-    if (divide) {
-      const auto out = call.outputs(&normalized);
-      const auto* divisor = static_cast<const typename decltype(call)::T*>(sigma.data_ptr());
-      call.elements.run(true, [&](const Items::Item& item, int64_t) {
-        const int64_t k = item.layer;
-        call.divide(out[k] + item.begin, w[k] + item.begin, item.end - item.begin, divisor[k]);
-      });
+    const auto out = divide ? call.outputs(&normalized) : std::vector<decltype(element)*>();
+    using T = typename decltype(call)::T;
+    const auto sigma =
+        call.iterate(w, n, eps, divide ? &call.elements : nullptr, [&](const Items::Item& item, double divisor) {
+          const int64_t k = item.layer, at = item.begin;
+          call.divide(out[k] + at, w[k] + at, item.end - at, static_cast<T>(divisor));
+        });
+    for (int64_t k = 0; keep && n > 0 && k < call.count(); ++k) {
+      write_vector(u[k], call.u[k], call.list[k].rows, "u");
+      write_vector(v[k], call.v[k], call.list[k].columns(), "v");
     }
-    return std::tuple(normalized, vectors, sigma);
+    return std::tuple(normalized, vectors, call.numbers(sigma));
   });
 }
 
 std::tuple<Tensors, Tensor, Tensor> forward(const Tensors& weights, const Tensors& u, const Tensors& v,
                                             const Dims& dims, int64_t n, double eps) {
-  return run(weights, u, v, dims, n, eps, true);
+  return run(weights, u, v, dims, n, eps, true, false);
+}
+
+std::tuple<Tensors, Tensor, Tensor> forward_in_place(const Tensors& weights, const Tensors& u, const Tensors& v,
+                                                     const Dims& dims, int64_t n, double eps) {
+  return run(weights, u, v, dims, n, eps, true, true);
 }
 
 std::tuple<Tensor, Tensor> power(const Tensors& weights, const Tensors& u, const Tensors& v, const Dims& dims,
                                  int64_t n, double eps) {
-  auto [none, vectors, sigma] = run(weights, u, v, dims, n, eps, false);
+  auto [none, vectors, sigma] = run(weights, u, v, dims, n, eps, false, false);
   return {vectors, sigma};
 }
 
@@ -61,14 +68,17 @@ Tensors backward(const Tensors& grads, const Tensor& grad_sigma, const Tensors& 
     call.set_vectors(vectors);
     const auto g = call.inputs(grads, "grads"), w = call.inputs(weights, "weights");
     const auto s = call.numbers(sigma), ds = call.numbers(grad_sigma);
-    const std::vector<double> gw = call.dots(g, w);
-    std::vector<double> alpha, beta;
-    for (int64_t k = 0; k < call.count(); ++k) {
-      alpha.push_back(1.0 / s[k]);
-      beta.push_back(ds[k] - gw[k] / s[k] / s[k]);
-    }
     Tensors dw;
-    call.add_rank_one(call.outputs(&dw), g, alpha, beta);
+    const auto out = call.outputs(&dw);
+    std::vector<double> parts(call.elements.list.size()), beta(call.count());
+    call.schedule(
+        call.elements, &call.runs,
+        [&](const Items::Item& item, int64_t index) { parts[index] = call.dot_item(item, g, w); },
+        [&](int64_t k) { beta[k] = ds[k] - call.sum_parts(parts, k) / s[k] / s[k]; },
+        [&](const Items::Item& item, int64_t) {
+          const int64_t k = item.layer;
+          call.add_rank_one(item, out[k], g[k], 1.0 / s[k], beta[k]);
+        });
     return dw;
   });
 }
@@ -83,28 +93,40 @@ std::tuple<Tensors, Tensor, Tensors> double_backward(const Tensors& cotangents, 
     const auto t = call.inputs(cotangents, "cotangents"), g = call.inputs(grads, "grads");
     const auto w = call.inputs(weights, "weights");
     const auto s = call.numbers(sigma);
-    const std::vector<double> a = call.bilinear(t), tg = call.dots(t, g), gw = call.dots(g, w);
-    std::vector<double> alpha, beta;
-    for (int64_t k = 0; k < call.count(); ++k) {
-      alpha.push_back(-a[k] / s[k] / s[k]);
-      beta.push_back((2.0 * a[k] * (gw[k] / s[k]) - tg[k]) / s[k] / s[k]);
-    }
+    const auto nothing = [](auto...) {};
+    const std::vector<double> a = call.bilinear(t, nullptr, nothing);
+    std::vector<double> tg(call.elements.list.size()), gw(tg.size()), alpha(call.count()), beta(call.count());
     Tensors dgrads, dweights;
-    const auto dg = call.outputs(&dgrads);
-    call.elements.run(true, [&](const Items::Item& item, int64_t) {
+    const auto dg = call.outputs(&dgrads), dw = call.outputs(&dweights);
+    call.schedule(
+        call.elements, &call.runs,
+        [&](const Items::Item& item, int64_t index) {
+          tg[index] = call.dot_item(item, t, g);
+          gw[index] = call.dot_item(item, g, w);
+        },
+        [&](int64_t k) {
+          alpha[k] = -a[k] / s[k] / s[k];
+          beta[k] = (2.0 * a[k] * (call.sum_parts(gw, k) / s[k]) - call.sum_parts(tg, k)) / s[k] / s[k];
+        },
+        [&](const Items::Item& item, int64_t) {
+          const int64_t k = item.layer;
+          call.add_rank_one(item, dw[k], g[k], alpha[k], beta[k]);
+        });
+    const auto make_dg = [&](const Items::Item& item, int64_t) {
       const int64_t k = item.layer, at = item.begin;
       using T = typename decltype(call)::T;
-      if (alpha[k] == 0 || std::isnormal(static_cast<T>(alpha[k]))) {
+      if (a[k] == 0 || std::isnormal(static_cast<T>(alpha[k]))) {
         call.combine(dg[k] + at, t[k] + at, 1.0 / s[k], w[k] + at, alpha[k], item.end - at);
         return;
       }
-      for (int64_t j = at; j < item.end; ++j) {  // rare: a / sigma^2 leaves T where (a W / sigma) / sigma does not
+      for (int64_t j = at; j < item.end;
+           ++j) {  // rare: a / sigma^2 leaves T, also to 0, where (a W / sigma) / sigma does not
         const double n = static_cast<double>(w[k][j]) / s[k];
         const double x = (static_cast<double>(t[k][j]) - a[k] * n) / s[k];
         dg[k][j] = static_cast<decltype(element)>(static_cast<T>(x));
       }
-    });
-    call.add_rank_one(call.outputs(&dweights), g, alpha, beta);
+    };
+    call.schedule(call.elements, nullptr, make_dg, nothing, nothing);
     return std::tuple(dgrads, call.numbers(a), dweights);
   });
 }
@@ -115,6 +137,7 @@ std::tuple<Tensors, Tensor, Tensors> double_backward(const Tensors& cotangents, 
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
   using namespace gankern::spectral_norm;
   m.impl("spectral_norm", TORCH_BOX(&forward));
+  m.impl("spectral_norm_", TORCH_BOX(&forward_in_place));
   m.impl("spectral_norm_power", TORCH_BOX(&power));
   m.impl("spectral_norm_backward", TORCH_BOX(&backward));
   m.impl("spectral_norm_double_backward", TORCH_BOX(&double_backward));

@@ -9,38 +9,9 @@
 #include "common/buffers.h"
 #include "common/tensor.h"
 #include "spectral_norm/core.h"
+#include "spectral_norm/schedule.h"
 
 namespace gankern::spectral_norm {
-
-// Elements below which another thread does not pay.
-constexpr int64_t least_work = 32768;
-
-// Work in pieces of about equal size. The cut follows from shapes alone; threads only share the pieces out.
-struct Items {
-  struct Item {
-    int64_t layer, begin, end;
-  };
-  std::vector<Item> list;
-  std::vector<int64_t> start = {0};
-
-  void add(int64_t layer, int64_t begin, int64_t end, int64_t size) {
-    list.push_back({layer, begin, end});
-    start.push_back(start.back() + std::max<int64_t>(size, 1));
-  }
-
-  // Calls f(item, index), in parallel. `backwards` lets a second pass begin with what the first one left in the caches.
-  template <class F>
-  void run(bool backwards, const F& f) const {
-    torch::stable::parallel_for(0, start.back(), least_work, [&](int64_t from, int64_t to) {
-      const auto first = std::lower_bound(start.begin(), start.end() - 1, from) - start.begin();
-      const auto last = std::lower_bound(start.begin(), start.end() - 1, to) - start.begin();
-      for (auto k = first; k < last; ++k) {
-        const auto index = backwards ? first + last - 1 - k : k;
-        f(list[index], index);
-      }
-    });
-  }
-};
 
 // A contiguous weight (outer, rows, inner), seen as a matrix of `rows` rows and outer * inner columns.
 struct Layer {
@@ -61,31 +32,40 @@ class Layers {
   using T = Accumulate<S>;
   const Kernels<T>& kernels = spectral_norm::kernels<T>(isa());
   std::vector<Layer> list;
-  Items rows;      // ranges of rows
-  Items elements;  // ranges of elements
-  Items runs;      // ranges of runs
-  bool stream = false;
+  Items rows;               // ranges of rows
+  Items elements;           // ranges of elements
+  Items runs;               // ranges of runs
+  std::vector<char> small;  // layers of which a core's own cache holds most
+  bool stream = false;      // no cache holds the layers together
 
   Layers(const std::vector<Tensor>& weights, const std::vector<int64_t>& dims) {
     int64_t total = 0;
     for (size_t k = 0; k < weights.size(); ++k) {
       Layer layer;
-      for (int64_t axis = 0; axis < weights[k].dim(); ++axis) {
-        (axis < dims[k] ? layer.outer : axis == dims[k] ? layer.rows : layer.inner) *= weights[k].size(axis);
+      const auto sizes = weights[k].sizes();
+      for (int64_t axis = 0; axis < static_cast<int64_t>(sizes.size()); ++axis) {
+        (axis < dims[k] ? layer.outer : axis == dims[k] ? layer.rows : layer.inner) *= sizes[axis];
       }
       total += layer.size();
       list.push_back(layer);
+      small.push_back(layer.size() * static_cast<int64_t>(sizeof(S)) <= (768 << 10));
     }
     // Enough pieces of rows for many threads, few enough that their partial z, a row each, cost nothing.
-    const int64_t piece = std::max<int64_t>(total / 128, 16384);
-    for (size_t k = 0; k < list.size(); ++k) {
-      const Layer& x = list[k];
+    const int64_t piece = std::max<int64_t>(total / 128, 65536);
+    const int64_t stretch = std::clamp<int64_t>(total / 512, 16384, 262144) / 64 * 64;
+    for (const Layer& x : list) {
       const int64_t parts = std::max<int64_t>(1, (x.size() + piece / 2) / piece);
-      cut(rows, k, x.rows, (x.rows + parts - 1) / parts, x.columns(), block_rows);
-      cut(elements, k, x.size(), 65536, 1, 64);
-      cut(runs, k, x.runs(), 65536 / std::max<int64_t>(x.run_length(), 1), x.run_length(), 1);
+      rows.cut(x.rows, (x.rows + parts - 1) / parts, x.columns(), block_rows);
+      elements.cut(x.size(), stretch, 1, 64);
+      runs.cut(x.runs(), stretch / std::max<int64_t>(x.run_length(), 1), x.run_length(), 1);
     }
     stream = total * static_cast<int64_t>(sizeof(S)) >= (16 << 20);
+  }
+
+  // See Schedule.
+  template <class F, class Finish, class G>
+  void schedule(const Items& first, const Items* second, const F& f, const Finish& finish, const G& g) const {
+    Schedule(first, second, small).run(f, finish, g);
   }
 
   // Calls f(panel, stride, first row, rows) for panels of the rows [begin, end) of a layer, in T and row-major.
@@ -93,18 +73,11 @@ class Layers {
   void panels(int64_t k, const S* w, int64_t begin, int64_t end, const F& f) const {
     const Layer& x = list[k];
     const int64_t columns = x.columns();
-    const bool direct = std::is_same_v<S, T> && x.outer == 1;
-    const int64_t bytes = std::max<int64_t>(columns * sizeof(T), 1);
-    int64_t count = (direct ? 32768 : 262144) / bytes / block_rows * block_rows;
-    count = std::min(std::max<int64_t>(count, block_rows), direct ? end - begin : int64_t{64});
     if constexpr (std::is_same_v<S, T>) {
-      if (direct) {
-        for (int64_t r = begin; r < end; r += count) {
-          f(w + r * columns, columns, r, std::min(count, end - r));
-        }
-        return;
-      }
+      if (x.outer == 1) return f(w + begin * columns, columns, begin, end - begin);
     }
+    const int64_t bytes = std::max<int64_t>(columns * sizeof(T), 1);
+    const int64_t count = std::clamp<int64_t>(262144 / bytes / block_rows * block_rows, block_rows, 64);
     const std::unique_ptr<T[]> packed(new T[count * columns]);
     for (int64_t r = begin; r < end; r += count) {
       const int64_t used = std::min(count, end - r);
@@ -122,7 +95,7 @@ class Layers {
   double dot(const S* a, const S* b, int64_t count) const {
     double sum = 0;
     blocks(count, [&](int64_t k, int64_t n, T* one, T* two) {
-      sum += kernels.dot(read(a + k, one, n), read(b + k, two, n), n);
+      sum += kernels.dot(read(a + k, one, n), read(b + k, two, n), n, stream);
     });
     return sum;
   }
@@ -149,14 +122,6 @@ class Layers {
   }
 
  private:
-  static void cut(Items& items, int64_t layer, int64_t count, int64_t step, int64_t size, int64_t multiple) {
-    step = std::max<int64_t>((step + multiple - 1) / multiple * multiple, 1);
-    for (int64_t k = 0; k < count; k += step) {
-      const int64_t end = std::min(count, k + step);
-      items.add(layer, k, end, (end - k) * size);
-    }
-  }
-
   // Half types go through two buffers on the stack; the others are used in place.
   template <class F>
   static void blocks(int64_t count, const F& f) {

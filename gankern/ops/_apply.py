@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+def direct() -> bool:
+    """Whether nothing but autograd looks on: neither torch.func nor torch.compile."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """As `function.apply(*arguments)`, for a Function with `setup_context`.
 
@@ -16,7 +21,7 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     small critic's layer. Only torch.func and torch.compile need that way. Where no gradient can be wanted, forward
     runs alone.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if not direct():
         return function.apply(*arguments)
     if forward_ad._current_level < 0 and not (torch.is_grad_enabled() and _any_requires_grad(arguments)):
         return function.forward(*arguments)

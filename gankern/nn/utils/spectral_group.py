@@ -88,9 +88,13 @@ class SpectralNormGroup:
 
     def _batches(self, weights: list[Tensor], iterations: list[int]) -> list[tuple[list[int], int]]:
         """The layers by what one call must share, with their number of iterations; usually one batch of all."""
+        shared: tuple[list[Any], ...]
+        shared = iterations, [x.eps for x in self._norms], [w.dtype for w in weights], [w.device for w in weights]
+        if all(x.count(x[0]) == len(x) for x in shared):
+            return [(list(range(len(self))), iterations[0])]
         found: dict[Any, list[int]] = {}
-        for k, (n, norm, w) in enumerate(zip(iterations, self._norms, weights, strict=True)):
-            found.setdefault((n, norm.eps, w.dtype, w.device), []).append(k)
+        for k, key in enumerate(zip(*shared, strict=True)):
+            found.setdefault(key, []).append(k)
         return [(members, key[0]) for key, members in found.items()]
 
     def _evaluate(self, iterations: list[int]) -> tuple[list[Tensor], list[tuple[list[int], Tensor]]]:

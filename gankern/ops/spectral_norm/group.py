@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from gankern.backend import operator, pick
-from gankern.ops import _checks
-from gankern.ops._apply import apply
+from gankern.ops import _apply, _checks
 from gankern.ops.spectral_norm.op import SpectralNorm
 from gankern.ops.spectral_norm.reference import sizes
 
@@ -48,10 +48,16 @@ def advance(
         The normalised weights, and each sigma.
     """
     plain = _Plain(weights, v, dims)
-    results = plain.apply(u, n, eps)
+    backend = pick("spectral_norm", weights[0])
+    if backend != "native" or plain.orders or not _apply.direct():
+        results = plain.apply(u, n, eps)
+        if n:
+            plain.keep(results[-2], u, v)
+        return plain.normalized(results[:-2]), results[-1]
+    *normalized, _, sigma = _apply.apply(SpectralNorm, backend, dims, n, float(eps), (u, v), *weights)
     if n:
-        plain.keep(results[-2], u, v)
-    return plain.normalized(results[:-2]), results[-1]
+        increment_version([x for x in (*u, *v) if not x.is_inference()])
+    return normalized, sigma
 
 
 def iterate(weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float) -> None:
@@ -81,7 +87,8 @@ class _Plain:
         """The normalised weights, all vectors together, and each sigma."""
         backend = pick("spectral_norm", self.weights[0])
         return cast(
-            tuple[Tensor, ...], apply(SpectralNorm, backend, self.dims, n, float(eps), *self.weights, *u, *self.v)
+            tuple[Tensor, ...],
+            _apply.apply(SpectralNorm, backend, self.dims, n, float(eps), None, *self.weights, *u, *self.v),
         )
 
     def keep(self, together: Tensor, u: list[Tensor], v: list[Tensor]) -> None:

@@ -146,6 +146,15 @@ OP = define(
     },
 )
 
+#: The native operator for a layer's buffers: it writes the new vectors into u and v too, if n > 0. It is for eager
+#: mode alone, where two copies per layer take longer than a small layer's arithmetic; what traces gets functions.
+_IN_PLACE = torch.library.Library("gankern_native", "FRAGMENT")
+_IN_PLACE.define(
+    "spectral_norm_(Tensor[] weights, Tensor(a!)[] u, Tensor(b!)[] v, int[] dims, int n_power_iterations, float eps)"
+    " -> (Tensor[], Tensor, Tensor)"
+)
+torch.library.register_fake("gankern_native::spectral_norm_", _fake_forward, lib=_IN_PLACE)
+
 
 def _present(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
     """Gradients, with zeros for those that autograd knows to be zero."""
@@ -177,11 +186,25 @@ class SpectralNorm(torch.autograd.Function):
     """The normalised weights, the vectors and sigma."""
 
     @staticmethod
-    def forward(backend: str, dims: list[int], n: int, eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Runs the operator of one backend on all weights, all u, all v."""
+    def forward(
+        backend: str,
+        dims: list[int],
+        n: int,
+        eps: float,
+        buffers: tuple[list[Tensor], list[Tensor]] | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Runs the operator of one backend on all weights, all u, all v.
+
+        `buffers` are the u and v to be advanced in place, and then `tensors` are the weights alone: each tensor that
+        autograd is shown costs time.
+        """
         count = len(dims)
-        weights, u, v = list(tensors[:count]), list(tensors[count : 2 * count]), list(tensors[2 * count :])
-        normalized, vectors, sigma = operator(backend, "spectral_norm")(weights, u, v, dims, n, eps)
+        if buffers is not None:
+            normalized, vectors, sigma = operator(backend, "spectral_norm_")(list(tensors), *buffers, dims, n, eps)
+        else:
+            weights, u, v = list(tensors[:count]), list(tensors[count : 2 * count]), list(tensors[2 * count :])
+            normalized, vectors, sigma = operator(backend, "spectral_norm")(weights, u, v, dims, n, eps)
         return (*normalized, vectors, sigma)
 
     @staticmethod
@@ -191,7 +214,7 @@ class SpectralNorm(torch.autograd.Function):
         vectors, sigma = output[-2:]
         ctx.mark_non_differentiable(vectors)
         ctx.set_materialize_grads(False)
-        weights = inputs[4 : 4 + len(ctx.dims)]
+        weights = inputs[5 : 5 + len(ctx.dims)]
         if torch.compiler.is_compiling():
             ctx.save_for_backward(vectors, sigma, *weights)
         else:
@@ -203,9 +226,8 @@ class SpectralNorm(torch.autograd.Function):
         compiling = torch.compiler.is_compiling()
         vectors, sigma, *weights = ctx.saved_tensors if compiling else _saved_alive(ctx)
         dims, count, grad_sigma = ctx.dims, len(ctx.dims), grads[-1]
-        used = [
-            k for k in range(count) if ctx.needs_input_grad[4 + k] and (grads[k] is not None or grad_sigma is not None)
-        ]
+        needed, zero = ctx.needs_input_grad[5:], grad_sigma is None
+        used = [k for k in range(count) if needed[k] and not (zero and grads[k] is None)]
         if grad_sigma is None:
             grad_sigma = torch.zeros_like(sigma)
         if 0 < len(used) < count:
@@ -223,7 +245,7 @@ class SpectralNorm(torch.autograd.Function):
                 dw = apply(SpectralNormBackward, ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
             for k, x in zip(used, dw, strict=True):
                 found[k] = x
-        return (None, None, None, None, *found, *[None] * (2 * count))
+        return (None, None, None, None, None, *found, *[None] * (len(needed) - count))
 
 
 class SpectralNormBackward(torch.autograd.Function):
