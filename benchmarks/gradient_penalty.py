@@ -15,7 +15,6 @@ they would decide between providers by chance. The rows count them all the same.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import random
 import resource
@@ -23,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gankern as gk
-from gankern.bench import environment, save
+from gankern.bench import environment, keep_freed_memory, save
 from gankern.penalty import gradient
 from gankern.penalty._critic import Critic
 from gankern.penalty.traced import engine as traced
@@ -225,15 +224,6 @@ def interleaved(runs: dict[str, Run], seconds: float) -> tuple[dict[str, list[fl
     return times, faults
 
 
-def keep_memory() -> None:
-    """Lets glibc's allocator keep what is freed; elsewhere, nothing."""
-    trim_threshold, mmap_threshold = -1, -3
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 32 << 20)
-        library.mallopt(trim_threshold, 2**31 - 1)
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
     """The profiler's C++ code writes warnings to the process's standard error."""
@@ -268,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="at least, per case")
     parser.add_argument("--json", metavar="FILE", help="write a result file")
     arguments = parser.parse_args(argv)
-    keep_memory()
+    keep_freed_memory()
     rows = []
     for name in arguments.case or [*CRITICS, "shared-r1-r2"]:
         runs = shared_runs() if name == "shared-r1-r2" else penalty_runs(name)

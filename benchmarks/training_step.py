@@ -8,6 +8,9 @@ worth. All variants of a recipe take turns, step by step, in a new random order 
 
 The arithmetic limit is the ratio of the twin's floating-point operations in convolutions and products to gankern's: the
 speedup if everything ran at the same rate and nothing else cost time.
+
+All is measured twice: with the C library's allocator as it comes, as a user's own script has it, and with one that keeps
+freed memory, as `gankern train` sets it. The first returns memory and touches it anew, a sixth of a step or more.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from gankern.bench import environment
+from gankern.bench import environment, keep_freed_memory
 from gankern.bench.report import save, seconds
 from gankern.nn import MinibatchDiscrimination
 from gankern.nn.utils import SpectralNormGroup
@@ -176,7 +179,7 @@ def table(row: dict[str, Any]) -> str:
     """A recipe's lines."""
     lines = [
         f"{row['recipe']} at {' x '.join(map(str, row['shape']))}, batch {row['batch']}, "
-        f"{row['n_critic']} critic update(s): {row['speedup']:.2f}x "
+        f"{row['n_critic']} critic update(s), allocator {row['allocator']}: {row['speedup']:.2f}x "
         f"(arithmetic limit of convolutions and products {row['arithmetic_limit']:.2f}x)"
     ]
     lines += [f"  {label:24} {seconds(t):>9}  {row['median']['torch'] / t:5.2f}x" for label, t in row["median"].items()]
@@ -195,10 +198,13 @@ def main() -> int:
     arguments = parser.parse_args()
     source = Source("noise", SHAPE, rows=torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8))
     rows = []
-    for name in arguments.recipes or USED:
-        for batch in (arguments.batch,) if arguments.batch else dict.fromkeys((recipes.find(name)().batch, 64)):
-            rows.append(measure(name, batch, arguments.rounds, source))
-            print(table(rows[-1]), flush=True)
+    for allocator in ("default", "keeps freed memory"):
+        if allocator != "default":
+            keep_freed_memory()
+        for name in arguments.recipes or USED:
+            for batch in (arguments.batch,) if arguments.batch else dict.fromkeys((recipes.find(name)().batch, 64)):
+                rows.append({"allocator": allocator, **measure(name, batch, arguments.rounds, source)})
+                print(table(rows[-1]), flush=True)
     if arguments.json:
         save(arguments.json, {"environment": environment.describe("cpu"), "rows": rows})
     return 0

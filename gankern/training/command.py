@@ -117,6 +117,7 @@ def _list(as_json: bool) -> int:
 
 
 def _train(arguments: argparse.Namespace, place: list[Path]) -> int:
+    from gankern.bench import keep_freed_memory
     from gankern.training import Trainer, files
     from gankern.training.checkpoint import committed
     from gankern.training.report import write_report
@@ -131,6 +132,7 @@ def _train(arguments: argparse.Namespace, place: list[Path]) -> int:
     if not arguments.resume and committed(folder / "checkpoints"):
         raise _UsageError(f"{folder} holds a run already: --resume goes on with it, another --out starts anew")
     sheet_every = max(1, recipe.steps // 8)
+    keep_freed_memory()
     trainer = Trainer(
         recipe,
         source,
