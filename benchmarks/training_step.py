@@ -9,8 +9,8 @@ worth. All variants of a recipe take turns, step by step, in a new random order 
 The arithmetic limit is the ratio of the twin's floating-point operations in convolutions and products to gankern's: the
 speedup if everything ran at the same rate and nothing else cost time.
 
-All is measured twice: with the C library's allocator as it comes, as a user's own script has it, and with one that keeps
-freed memory, as `gankern train` sets it. The first returns memory and touches it anew, a sixth of a step or more.
+All is measured twice: with the C library's allocator as it comes, as a user's own script has it, and with one that
+keeps freed memory, as `gankern train` sets it. The first returns memory and touches it anew: a sixth of a step or more.
 """
 
 from __future__ import annotations
