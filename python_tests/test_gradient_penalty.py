@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import critics
@@ -302,6 +303,131 @@ def test_what_fails_pruned_runs_eager(engine, monkeypatch):
         found = [w for w in caught if "engine 'pruned' failed, NotImplementedError: no such kernel" in str(w.message)]
         assert len(found) == (step == 0)
         assert all(w.filename == __file__ for w in found)
+
+
+class Stateful(nn.Module):
+    """Moves buffers and draws random numbers, then fails where gankern's layers are in force."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.top = nn.BatchNorm2d(3).double(), nn.Linear(48, 1).double()
+        self.drop = nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.drop(self.norm(x))
+        if any(
+            type(mode).__module__.startswith("gankern") for mode in torch.overrides._get_current_function_mode_stack()
+        ):
+            raise NotImplementedError("no such kernel")
+        return self.top(h.tanh().flatten(1))
+
+    def score(self, x: Tensor) -> Tensor:
+        return self(x)
+
+
+def seen_by(critic: nn.Module) -> dict:
+    """The critic itself, and functions through which it is seen."""
+
+    class Trainer:
+        pass
+
+    trainer = Trainer()
+    trainer.critic = critic
+    return {
+        "module": critic,
+        "method": critic.score,
+        "partial": functools.partial(critic.score),
+        "closure": lambda x: critic(x),
+        "attribute": lambda x: trainer.critic(x),
+    }
+
+
+@pytest.mark.parametrize("form", ["module", "method", "partial", "closure", "attribute"])
+def test_a_failed_run_leaves_nothing(form):
+    """Before eager runs, buffers and random states are as if nothing had run."""
+    batches, found = critics.batches(), []
+    for engine in ("eager", "pruned"):
+        torch.manual_seed(0)
+        critic = Stateful()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            penalties = [gk.gradient_penalty(seen_by(critic)[form], *batches, engine=engine) for _ in range(3)]
+        # a lambda made anew, or a partial, is another critic each time
+        expected = 0 if engine == "eager" else 1 if form in ("module", "method") else 3
+        assert sum("engine 'pruned' failed" in str(w.message) for w in caught) == expected
+        found.append([*penalties, *grad(sum(penalties), critic.top.weight), *critic.buffers(), torch.get_rng_state()])
+    assert critic.norm.num_batches_tracked == 3
+    for eager, pruned in zip(*found, strict=True):
+        assert torch.equal(pruned, eager)
+
+
+def test_out_of_memory_is_raised():
+    """It says nothing about the critic: the engine may do with a smaller batch."""
+    critic, failures = critics.make("mlp"), [1]
+
+    def fails(x: Tensor) -> Tensor:
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return critic(x)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        gk.gradient_penalty(fails, *critics.batches())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gk.gradient_penalty(fails, *critics.batches())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["points", "scores"])
+def test_not_finite_in_a_shared_forward_pass(where, bad):
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 1)).double()
+    for broken in (False, True):
+        points = critics.batches()[0].clone()
+        if broken and where == "points":
+            points[1, 0, 2, 3] = bad
+        points.requires_grad_()
+        with gk.nn.zero_aware():
+            scores = critic(points)
+        if broken and where == "scores":
+            shift = torch.zeros_like(scores)
+            shift[2] = bad
+            scores = scores + shift
+        penalty = gk.gradient_penalty(scores=scores, points=points, kind="r1")
+        gradients = grad(penalty, list(critic.parameters()), retain_graph=True)
+        if broken:
+            assert penalty.isnan()
+            assert all(g.isnan().all() for g in gradients)
+        else:
+            assert penalty > 0
+            assert all(g.isfinite().all() for g in gradients)
+            assert not gradients[1].any()  # a bias, which the penalty does not depend on
+            assert not gradients[3].any()
+
+
+def test_shared_forward_pass_below_points():
+    """What the points were computed from gets no zeros."""
+    source = torch.randn(6, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    points = source * 2
+    with gk.nn.zero_aware():
+        scores = critic(points)
+    gk.gradient_penalty(scores=scores, points=points, kind="r1").backward()
+    assert source.grad is None
+    assert all(p.grad is not None for p in critic.parameters())
+
+
+@pytest.mark.parametrize("name", ["weight", "target"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be finite"):
+        gk.gradient_penalty(critics.make("mlp"), *critics.batches(), **{name: value})
+
+
+def test_inference_mode():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        gk.gradient_penalty(critics.make("mlp"), *critics.batches())
 
 
 class OwnError(Exception):

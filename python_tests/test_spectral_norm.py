@@ -644,6 +644,64 @@ def test_nothing_leaks():
         gc.enable()
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_gradients_on_and_off_inside_a_forward(outside):
+    """A layer used with another grad mode than the model: its numbers, and one iteration, as torch's."""
+
+    class Switching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+
+        def forward(self, x):
+            with torch.set_grad_enabled(not outside):
+                x = self.a(x)
+            return self.b(x)
+
+    expected, (model, _) = normalised("torch", Switching())[0], normalised("group", Switching())
+    model.load_state_dict(expected.state_dict())
+    x = torch.randn(3, 6)
+    for _ in range(2):
+        with torch.set_grad_enabled(outside):
+            outputs = [m(x) for m in (expected, model)]
+        close(outputs[1], outputs[0])
+        same([expected, model])
+        for m, y in zip((expected, model), outputs, strict=True):
+            m.zero_grad()
+            if outside:
+                y.sum().backward()
+        wanted, found = ([p.grad for p in m.parameters()] for m in (expected, model))
+        assert [g is None for g in found] == [g is None for g in wanted]
+        for a, b in zip(found, wanted, strict=True):
+            if b is not None:
+                close(a, b)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_vectors_on_meta(training):
+    """A checkpoint without vectors, assigned to a model made on the meta device."""
+    layer = utils.spectral_norm(nn.Linear(300, 300)).train(training)
+    norm = layer.parametrizations.weight[0]
+    norm._u = norm._v = torch.empty(300, device="meta")
+    with pytest.raises(ValueError, match="u and v must be on cpu, got meta"):
+        layer(torch.randn(2, 300))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_every_order_of_sigma(dim):
+    """sigma is linear in W for given vectors, so that its powers have derivatives of every order."""
+    torch.manual_seed(0)
+    w = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    matrix = w.movedim(dim, 0).flatten(1)
+    u, v = (nn.functional.normalize(torch.randn(n, dtype=torch.float64), dim=0) for n in matrix.shape)
+    _, u, v, sigma = gk.ops.spectral_norm_group([w], [u], [v], [dim])
+    found, expected = sigma[0], torch.vdot(u[0], matrix.mv(v[0]))
+    for _ in range(4):
+        torch.testing.assert_close(found, expected)
+        found, expected = (torch.autograd.grad((x**5).sum(), w, create_graph=True)[0] for x in (found, expected))
+    torch.testing.assert_close(found, expected)
+
+
 def test_update_step():
     """D(real) and D(fake) see the same weights; step() is torch's iteration."""
     model, group = normalised("group", update="step")
@@ -690,6 +748,19 @@ def test_deepcopy():
     its.step()
     assert all(torch.equal(a, b) for a, b in zip(before, state(model), strict=True))
     assert torch.equal(copy.deepcopy(model).eval()(images()), model.eval()(images()))
+
+
+def test_remove_a_layer_and_the_rest():
+    model, group = normalised("group")
+    model.eval()
+    expected = model(images())
+    utils.remove_spectral_norm(model[2])
+    group.remove()
+    assert not any(hasattr(layer, "parametrizations") for layer in model)
+    close(model(images()), expected)
+    assert (group.normalized_weights(), group.original_weights(), group.sigmas()) == ([], [], [])
+    group.step()
+    group.remove()
 
 
 def test_remove():

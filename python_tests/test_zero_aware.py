@@ -142,6 +142,47 @@ def test_large_products():
             assert (exact - single).norm() <= 1e-5 * exact.norm()
 
 
+BIASES = {
+    "dense": lambda: torch.randn(128),
+    "slice": lambda: torch.randn(256)[::2],
+    "expanded": lambda: torch.randn(1).expand(128),
+    "offset": lambda: torch.randn(130)[1:129],
+    "one": lambda: torch.randn(1),
+    "scalar": lambda: torch.randn(()),
+    "row": lambda: torch.randn(1, 128),
+    "matrix": lambda: torch.randn(512, 128),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_biases_of_large_products(name):
+    """Every bias that torch takes, of any strides and shape."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(128, 128, requires_grad=True), torch.randn(512, 128, requires_grad=True)
+    bias = BIASES[name]().requires_grad_()
+    assert contraction.onednn_can(x, weight, None)
+    found = []
+    for f in (F.linear, gk.nn.functional.linear):
+        y = f(x, weight, bias)
+        (g,) = grad(y.tanh().sum(), x, create_graph=True)
+        found.append([y, g, *grad(g.square().sum(), [x, weight, bias])])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_large_product_keeps_what_it_needs(frozen):
+    """As with torch's linear, an operand may change in place if no gradient needs it."""
+    x, weight = torch.randn(512, 128), torch.randn(128, 128)
+    root = x if frozen == "weight" else weight
+    live = root.requires_grad_() * 1
+    y = gk.nn.functional.linear(*((live, weight) if frozen == "weight" else (x, live)))
+    live.add_(1)
+    upstream = torch.randn(512, 128)
+    wanted = upstream @ weight if frozen == "weight" else upstream.t() @ x
+    torch.testing.assert_close(grad(y, root, upstream)[0], wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (4, 2, 1), ((1, 3), (3, 2), (0, 2))])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "expanded"])
 def test_gradients_of_images(kernel, stride, padding, layout, monkeypatch):

@@ -201,8 +201,10 @@ class ConvolutionWeightGradient(torch.autograd.Function):
 WORTH_A_CALL = 1 << 22
 
 
-def onednn_can(x: Tensor, weight: Tensor) -> bool:
-    """Whether a matrix product is one that oneDNN computes, large enough to be worth the call.
+def onednn_can(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether x @ weight.T + bias is one that oneDNN computes, large enough to be worth the call.
+
+    oneDNN's operator reads a bias as the dense vector that it should be, whatever it is.
 
     torch's CPU products run in MKL, at half of oneDNN's speed on processors that are not Intel's.
     """
@@ -210,7 +212,9 @@ def onednn_can(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]
         and x.numel() * weight.shape[0] >= WORTH_A_CALL
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype and bias.is_contiguous()))
         and torch._C._get_mkldnn_enabled()
         and ONEDNN is not None
     )
@@ -235,10 +239,11 @@ class MatrixProduct(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps both operands."""
+        """Keeps the operands that a gradient needs."""
         a, b, _, ctx.transposed = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, b)
+        need_a, need_b, *_ = ctx.needs_input_grad  # as torch's: what is not kept may be changed in place
+        ctx.save_for_backward(a if need_b else None, b if need_a else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -73,7 +73,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `torch.nn.functional.linear`; large float32 products on the CPU run in oneDNN at every order."""
     if _ordinary(input, weight, bias) or autocast(input) or input.dim() < 2:
         return F.linear(input, weight, bias)
-    if not _contraction.onednn_can(input, weight) or input.shape[-1] != weight.shape[1]:
+    if not _contraction.onednn_can(input, weight, bias):
         return F.linear(input, weight, bias)
     if input.dim() == 2:
         return apply(_contraction.MatrixProduct, input, weight, bias, True)

@@ -36,15 +36,16 @@ def input_gradients(op: str, scores: Sequence[Tensor], points: Sequence[Tensor],
 _ACCUMULATE = type(torch.ones((), requires_grad=True).view(()).grad_fn.next_functions[0][0])  # type: ignore[union-attr]
 
 
-def leaves(*roots: Tensor, without: str = "") -> dict[Any, Tensor]:
+def leaves(*roots: Tensor, above: Sequence[Tensor] = (), without: str = "") -> dict[Any, Tensor]:
     """The leaf tensors below some tensors, by their node of the graph.
 
     Args:
         roots: where to begin.
+        above: tensors that are as leaves, whatever they were computed from.
         without: leaves directly below a node that has this in its name do not count there.
     """
     found: dict[Any, Tensor] = {}
-    seen = set()
+    seen: set[Any] = {t.grad_fn for t in above}
     stack = [t.grad_fn for t in roots if t.grad_fn is not None]
     while stack:
         node = stack.pop()
@@ -88,12 +89,12 @@ def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor], ev
     Args:
         value: a penalty.
         scores: what the critic gave at the points.
-        points: leaves that are no parameters.
+        points: what was differentiated, no parameters.
         everywhere: also for parameters that the value reaches, so that a NaN reaches all of each.
     """
     if not value.requires_grad:
         return value
-    below = leaves(*scores)
+    below = leaves(*scores, above=points)
     reached = {} if everywhere else leaves(value, without="NormBackward")
     points_ids = {id(p) for p in points}
     missing = [p for node, p in below.items() if node not in reached and id(p) not in points_ids]

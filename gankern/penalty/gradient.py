@@ -15,6 +15,7 @@ from torch import Tensor
 from gankern.ops import _checks, norm_penalty
 from gankern.ops.interpolate import mixed
 from gankern.penalty import _graph, traced
+from gankern.penalty._before import Before, owner
 from gankern.penalty._critic import ENGINES, Critic, checked, choose, per_sample, uncompiled
 
 _OP = "gradient_penalty"
@@ -111,8 +112,11 @@ def gradient_penalty(
     Raises:
         TypeError: an argument or the critic's result is of the wrong type.
         ValueError: an argument is missing or does not fit; the critic ignores its input or returns the wrong shape.
+        RuntimeError: inside torch.inference_mode().
     """
     _check_options(kind, weight, target, engine, every, step)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{_OP}: there are no gradients inside torch.inference_mode()")
     skip = every > 1 and step % every != 0  # type: ignore[operator]
     factor = weight * KINDS[kind][1] * every
     scale = 1.0 if scaler is None else float(scaler.get_scale())
@@ -125,7 +129,7 @@ def gradient_penalty(
         if skip:
             return _skipped(at[0], return_norm)
         value, norms = _at_points(batches, at, kind, target, scale)
-        penalty = value * factor
+        penalty = _guarded(_only_if_finite(value, batches) * factor, batches, at)
     else:
         if critic is None or not callable(critic):
             raise TypeError(f"{_OP}: critic must be a module or function, got {type(critic).__name__}")
@@ -137,6 +141,13 @@ def gradient_penalty(
         value, norms, anchored = _evaluate(run, at, kind, target, scale, factor)
         penalty = _guarded(value, anchored, at)
     return (penalty, norms.mean()) if return_norm else penalty
+
+
+def _only_if_finite(value: Tensor, scores: Sequence[Tensor]) -> Tensor:
+    """The value; NaN if a score is NaN or infinite."""
+    if _graph.on_host(value) and _graph.finite(scores):
+        return value
+    return value + _graph.nothing(scores).to(value.dtype)
 
 
 def _guarded(penalty: Tensor, scores: Sequence[Tensor], at: Sequence[Tensor]) -> Tensor:
@@ -170,23 +181,27 @@ def _evaluate(
         with torch.enable_grad():
             batches = [critic(x) for x in points]
         value, norms = _at_points(batches, points, kind, target, scale)
-        if not (_graph.on_host(value) and _graph.finite(batches)):
-            value = value + _graph.nothing(batches).to(value.dtype)
+        value = _only_if_finite(value, batches)
         return value if factor == 1 else value * factor, norms, batches
 
     if run.engine in ("auto", "traced", "compiled") and torch.is_grad_enabled():
         found = traced.attempt(run, at, (kind, target, scale), evaluate, factor)
         if found is not None:
             return found
-    if run.engine == "eager" or (_failed and run.function in _failed):
+    key = owner(run.function)
+    if run.engine == "eager" or (_failed and key in _failed):
         return evaluate(replace(run, engine="eager"), at, factor)
+    before = Before(run.function, at[0].device)
     try:
         return evaluate(run, at, factor)
+    except torch.OutOfMemoryError:  # eager needs no less
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+    before.restore()
     found = evaluate(replace(run, engine="eager"), at, factor)  # raises the critic's own error, if it is one
     with suppress(TypeError):  # no weak reference to it
-        _failed.add(run.function)
+        _failed.add(key)
     traced.warn(f"{_OP}: engine 'pruned' failed, {reason}; engine 'eager' runs instead")
     return found
 
@@ -323,6 +338,8 @@ def _check_options(kind: str, weight: float, target: float, engine: str, every: 
     for name, number in (("weight", weight), ("target", target)):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{_OP}: {name} must be a number, got {type(number).__name__}")
+        if not math.isfinite(number):
+            raise ValueError(f"{_OP}: {name} must be finite, got {number}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"{_OP}: every must be a positive int, got {every!r}")
     if every > 1 and (isinstance(step, bool) or not isinstance(step, int)):

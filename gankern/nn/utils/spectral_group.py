@@ -73,11 +73,15 @@ class SpectralNormGroup:
                 iterate([weights[k] for k in members], *_vectors(norms), iterations, norms[0].eps)
 
     def remove(self) -> None:
-        """Undoes the normalisation; the layers keep their normalised weights, as `remove_spectral_norm` leaves them."""
+        """Undoes the normalisation; the layers keep their normalised weights, as `remove_spectral_norm` leaves them.
+
+        The group is empty then.
+        """
         for hook in self._hooks:
             hook.remove()
-        for layer in self.layers:
-            remove_spectral_norm(layer)
+        for layer, norm in zip(self.layers, self._norms, strict=True):
+            if any(entry is norm for entry in _entries(layer)):  # else it was removed alone
+                remove_spectral_norm(layer)
         self.layers, self._lists, self._norms = [], [], []
 
     def __len__(self) -> int:
@@ -90,7 +94,7 @@ class SpectralNormGroup:
         """The layers by what one call must share, with their number of iterations; usually one batch of all."""
         shared: tuple[list[Any], ...]
         shared = iterations, [x.eps for x in self._norms], [w.dtype for w in weights], [w.device for w in weights]
-        if all(x.count(x[0]) == len(x) for x in shared):
+        if len(self) and all(x.count(x[0]) == len(x) for x in shared):
             return [(list(range(len(self))), iterations[0])]
         found: dict[Any, list[int]] = {}
         for k, key in enumerate(zip(*shared, strict=True)):
@@ -128,6 +132,10 @@ class SpectralNormGroup:
 
 def _parametrizations(layer: Any) -> Any:
     return layer.parametrizations["weight"]
+
+
+def _entries(layer: nn.Module) -> list[nn.Module]:
+    return list(_parametrizations(layer)) if parametrize.is_parametrized(layer, "weight") else []
 
 
 # Modules' own dictionaries: a module's __getattr__ takes longer than a small layer's arithmetic.

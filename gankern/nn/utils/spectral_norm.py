@@ -22,18 +22,24 @@ class Handed:
     """Where a group leaves a weight that it has normalised, for the layer to take once."""
 
     def __init__(self) -> None:
-        self.entry: tuple[Tensor, Tensor, int | None, bool] | None = None
+        self.entry: tuple[Tensor, Tensor, int | None] | None = None
 
     def put(self, weight: Tensor, normalized: Tensor) -> None:
         """Leaves what became of a weight as it is now."""
-        self.entry = (weight, normalized, _version(weight), torch.is_grad_enabled())
+        self.entry = (weight, normalized, _version(weight))
 
-    def take(self, weight: Tensor) -> Tensor | None:
-        """The normalised weight, if it is there, was not taken, and belongs to this weight as it is now."""
+    def take(self, weight: Tensor) -> tuple[Tensor | None, bool]:
+        """The normalised weight, if it was not taken, belongs to this weight as it is now, and has the graph it needs.
+
+        And whether its power iteration is done, so that only the graph is missing.
+        """
         entry, self.entry = self.entry, None
-        if entry is None or entry[3] != torch.is_grad_enabled():
-            return None
-        return entry[1] if entry[0] is weight and entry[2] == _version(weight) else None
+        if entry is None or entry[0] is not weight or entry[2] != _version(weight):
+            return None, False
+        normalized = entry[1]
+        if not torch.is_grad_enabled():
+            return normalized.detach(), True
+        return (None, True) if weight.requires_grad and not normalized.requires_grad else (normalized, True)
 
 
 def _version(x: Tensor) -> int | None:
@@ -85,11 +91,12 @@ class SpectralNorm(nn.Module):
         """The normalised weight."""
         if weight.dim() == 1:
             return functional.normalize(weight, dim=0, eps=self.eps)
-        handed = self.handed.take(weight)
+        handed, advanced = self.handed.take(weight)
         if handed is not None:
             return handed
+        n = 0 if advanced else self.iterations
         u, v = self._buffers["_u"], self._buffers["_v"]
-        return advance([weight], [u], [v], [self.dim], self.iterations, self.eps)[0][0]  # type: ignore[list-item]
+        return advance([weight], [u], [v], [self.dim], n, self.eps)[0][0]  # type: ignore[list-item]
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """The value itself: an assigned weight becomes the original, as in torch."""

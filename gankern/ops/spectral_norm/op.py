@@ -25,8 +25,11 @@ def _fake_power(weights: list[Tensor], u: Any, v: Any, dims: list[int], n: int, 
 
 
 def _fake_forward(
-    weights: list[Tensor], u: Any, v: Any, dims: list[int], n: int, eps: float
+    weights: list[Tensor], u: list[Tensor], v: list[Tensor], dims: list[int], n: int, eps: float
 ) -> tuple[list[Tensor], Tensor, Tensor]:
+    for x in (*u, *v):  # a vector on the meta device brings real weights here
+        if x.device != weights[0].device:
+            raise ValueError(f"spectral_norm: u and v must be on {weights[0].device}, got {x.device}")
     return ([w.new_empty(w.shape) for w in weights], *_fake_power(weights, u, v, dims, n, eps))
 
 
@@ -182,6 +185,21 @@ def _saved_alive(ctx: Any) -> tuple[Tensor, ...]:
     return ctx.held
 
 
+def _of_sigma(
+    grad_sigma: Tensor, vectors: Tensor, weights: Sequence[Tensor], dims: Sequence[int], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of the sigmas alone, u v^T, in torch's operators: sigma has derivatives of every order."""
+    found: list[Tensor | None] = []
+    for k, (u, v) in enumerate(pairs(vectors, weights, dims)):
+        if not needed[k]:
+            found.append(None)
+            continue
+        w, dim = weights[k], dims[k]
+        columns = [n for axis, n in enumerate(w.shape) if axis != dim]
+        found.append(torch.outer(grad_sigma[k] * u, v).view(w.shape[dim], *columns).movedim(0, dim).to(w.dtype))
+    return found
+
+
 class SpectralNorm(torch.autograd.Function):
     """The normalised weights, the vectors and sigma."""
 
@@ -226,8 +244,12 @@ class SpectralNorm(torch.autograd.Function):
         compiling = torch.compiler.is_compiling()
         vectors, sigma, *weights = ctx.saved_tensors if compiling else _saved_alive(ctx)
         dims, count, grad_sigma = ctx.dims, len(ctx.dims), grads[-1]
-        needed, zero = ctx.needs_input_grad[5:], grad_sigma is None
-        used = [k for k in range(count) if needed[k] and not (zero and grads[k] is None)]
+        needed = ctx.needs_input_grad[5 : 5 + count]
+        found: list[Tensor | None] = [None] * count
+        if grad_sigma is not None and (torch.is_grad_enabled() or all(g is None for g in grads[:-1])):
+            found = _of_sigma(grad_sigma, vectors, weights, dims, needed)
+            grad_sigma = None
+        used = [k for k in range(count) if needed[k] and not (grad_sigma is None and grads[k] is None)]
         if grad_sigma is None:
             grad_sigma = torch.zeros_like(sigma)
         if 0 < len(used) < count:
@@ -235,7 +257,6 @@ class SpectralNorm(torch.autograd.Function):
             vectors = torch.cat([x for k in used for x in every[k]])
             weights, dims = [weights[k] for k in used], [dims[k] for k in used]
             sigma, grad_sigma = sigma[used], grad_sigma[used]
-        found: list[Tensor | None] = [None] * count
         if used:
             present = _present([grads[k] for k in used], weights)
             if compiling or not torch.is_grad_enabled():
@@ -244,8 +265,9 @@ class SpectralNorm(torch.autograd.Function):
             else:
                 dw = apply(SpectralNormBackward, ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
             for k, x in zip(used, dw, strict=True):
-                found[k] = x
-        return (None, None, None, None, None, *found, *[None] * (len(needed) - count))
+                part = found[k]
+                found[k] = x if part is None else part + x
+        return (None, None, None, None, None, *found, *[None] * (len(ctx.needs_input_grad) - 5 - count))
 
 
 class SpectralNormBackward(torch.autograd.Function):

@@ -248,11 +248,10 @@ class _Snapshot:
         return [x.detach() for x in self.held]
 
     def restore(self) -> None:
-        """Puts everything back."""
-        with torch.no_grad():
-            for x, value in zip(self.held, self.values, strict=True):
-                if not torch.equal(x, value):
-                    x.copy_(value)
+        """Puts everything back. To graphs that saved a buffer, as batch_norm's do, nothing has happened."""
+        for x, value in zip(self.held, self.values, strict=True):
+            if not torch.equal(x, value):
+                x.data.copy_(value)
         torch.set_rng_state(self.random)
         if self.device_random is not None:
             torch.cuda.set_rng_state(self.device_random, self.device)
