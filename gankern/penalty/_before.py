@@ -17,7 +17,7 @@ def owner(function: Callable[..., Any]) -> Any:
     return getattr(function, "__self__", function)
 
 
-def modules(function: Callable[..., Any]) -> Iterator[nn.Module]:
+def modules(function: Any) -> Iterator[nn.Module]:
     """The modules that a critic may run: itself, or those that a function can see."""
     if isinstance(function, nn.Module):
         yield function

@@ -186,7 +186,7 @@ def _saved_alive(ctx: Any) -> tuple[Tensor, ...]:
 
 
 def _of_sigma(
-    grad_sigma: Tensor, vectors: Tensor, weights: Sequence[Tensor], dims: Sequence[int], needed: Sequence[bool]
+    grad_sigma: Tensor, vectors: Tensor, weights: list[Tensor], dims: list[int], needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of the sigmas alone, u v^T, in torch's operators: sigma has derivatives of every order."""
     found: list[Tensor | None] = []
