@@ -1,6 +1,6 @@
 #!/bin/bash
 # The native library under AddressSanitizer and UndefinedBehaviorSanitizer (the CPU contract), and under
-# ThreadSanitizer (two Python threads at once).
+# ThreadSanitizer (two Python threads at once; the schedule that threads of one call share).
 #
 #   csrc/sanitize.sh [address|thread] [pytest arguments for the address run]
 #
@@ -50,6 +50,16 @@ address() {
     "$python" -m pytest -m "not slow and not gate and not nightly and not gpu" "${@:-python_tests/test_op_contract.py}"
 }
 
+# Threads that TSan can follow, in the place of torch's.
+schedule() {
+  local program=$root/build/sanitize/schedule
+  mkdir -p "$root/build/sanitize"
+  "$cxx" -std=c++20 -O1 -g -fsanitize=thread -pthread -I"$root/csrc/sanitize_stub" -I"$root/csrc" \
+    "$root/csrc/sanitize_schedule.cpp" -o "$program" || die "sanitize_schedule.cpp does not compile"
+  echo "sanitize: spectral_norm's schedule under TSan"
+  TSAN_OPTIONS=exitcode=66 setarch -R "$program"
+}
+
 threads() {
   local copy reports
   copy=$(build thread thread)
@@ -77,8 +87,8 @@ threads() {
 what=${1:-all}
 [ $# -eq 0 ] || shift
 case $what in
-  all) (address) && (threads) ;;
+  all) (address) && schedule && (threads) ;;
   address) address "$@" ;;
-  thread) threads ;;
+  thread) schedule && threads ;;
   *) die "expected address, thread or nothing, got '$what'" ;;
 esac
