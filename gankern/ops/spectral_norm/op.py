@@ -246,7 +246,7 @@ class SpectralNorm(torch.autograd.Function):
         dims, count, grad_sigma = ctx.dims, len(ctx.dims), grads[-1]
         needed = ctx.needs_input_grad[5 : 5 + count]
         found: list[Tensor | None] = [None] * count
-        if grad_sigma is not None and (torch.is_grad_enabled() or all(g is None for g in grads[:-1])):
+        if grad_sigma is not None and all(g is None for g in grads[:-1]):
             found = _of_sigma(grad_sigma, vectors, weights, dims, needed)
             grad_sigma = None
         used = [k for k in range(count) if needed[k] and not (grad_sigma is None and grads[k] is None)]
@@ -265,8 +265,7 @@ class SpectralNorm(torch.autograd.Function):
             else:
                 dw = apply(SpectralNormBackward, ctx.backend, dims, grad_sigma, vectors, sigma, *present, *weights)
             for k, x in zip(used, dw, strict=True):
-                part = found[k]
-                found[k] = x if part is None else part + x
+                found[k] = x
         return (None, None, None, None, None, *found, *[None] * (len(ctx.needs_input_grad) - 5 - count))
 
 
