@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gankern.backend import _forced
-from gankern.penalty.traced.code import Untraceable, class_key, plain
+from gankern.penalty.traced.code import Facts, facts, layer
+from gankern.penalty.traced.values import Untraceable, plain
 
 _STRUCTURE = frozenset(("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"))
 # They run where a state_dict is made or loaded, not in a forward pass.
@@ -30,6 +31,9 @@ class State:
         tensors: parameters and buffers that the graph takes.
         derived: module and name of each parametrized tensor; the graph takes their values after the tensors.
         sources: parameters and buffers that these values are made of.
+        followed: classes and functions that are not torch's or gankern's.
+        layers: the classes that are.
+        facts: what `followed` depend on.
     """
 
     key: Any = None
@@ -37,6 +41,9 @@ class State:
     tensors: list[Tensor] = field(default_factory=list)
     derived: list[tuple[nn.Module, str]] = field(default_factory=list)
     sources: list[Tensor] = field(default_factory=list)
+    followed: dict[Any, None] = field(default_factory=dict)
+    layers: dict[type, None] = field(default_factory=dict)
+    facts: Facts | None = None
 
 
 def tensor_key(x: Tensor) -> tuple[Any, ...]:
@@ -66,6 +73,9 @@ def fingerprint(critic: nn.Module) -> State:
     state = State()
     key: list[Any] = []
     _walk(critic, "", state, key, {}, {})
+    if state.followed:
+        state.facts = facts(state.followed, state.layers)
+        key.append(state.facts.key())
     state.key = tuple(key)
     return state
 
@@ -78,11 +88,18 @@ def _walk(
     if place + 1 < len(modules):
         return  # a module that is used twice
     attributes = module.__dict__
-    key += (class_key(type(module)), attributes["training"])
+    kind = type(module)
+    known = layer(kind)
+    if known is None:
+        state.followed[kind] = None
+    else:
+        state.layers[known] = None
+        kind = known
+    key += (kind, attributes["training"])
     if has_hooks(module):
         raise Untraceable(f"{prefix or 'the critic '}has hooks")
     if len(attributes) > len(_STANDARD):
-        _add_plain(attributes, prefix, key)
+        _add_plain(attributes, prefix, state, key)
     for group in (attributes["_parameters"], attributes["_buffers"]):
         for name, x in group.items():
             if x is None:
@@ -104,12 +121,12 @@ def _walk(
     key.append(None)
 
 
-def _add_plain(attributes: dict[str, Any], prefix: str, key: list[Any]) -> None:
+def _add_plain(attributes: dict[str, Any], prefix: str, state: State, key: list[Any]) -> None:
     for name, value in attributes.items():
         if name in _STANDARD:
             continue
         try:
-            key += (name, plain(value))
+            key += (name, plain(value, state.followed))
         except Untraceable as reason:
             raise Untraceable(f"of {prefix}{name}: {reason}") from None
 
