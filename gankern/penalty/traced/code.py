@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import builtins
 import dis
+import enum
 import functools
 import types
 import typing
@@ -104,7 +105,7 @@ def facts(roots: Iterable[Any], layers: Iterable[type]) -> Facts:
     finally:
         for cache in (_known, _refused):
             if len(cache) > _KEPT:
-                cache.popitem(last=False)  # type: ignore[attr-defined]
+                cache.popitem(last=False)
     return found
 
 
@@ -116,7 +117,7 @@ def layer(cls: type) -> type | None:
     """The trusted class that a module of this class runs, if it is one."""
     if cls.__module__ == parametrize.__name__ and cls.__name__.startswith("Parametrized"):
         cls = cls.__bases__[0]  # torch makes one class for each parametrized module
-    forward: Any = cls.forward
+    forward: Any = cls.forward  # type: ignore[attr-defined]
     if _layers.get(cls) is forward:
         return cls
     if not trusted(cls) or not getattr(forward, "__module__", "").startswith(("torch.nn.", "gankern.nn.")):
@@ -258,18 +259,19 @@ class _Analysis:
         self.guard(lambda: names.get(name, builtins.__dict__.get(name)), value)
 
     def chain(self, name: str, read: Reader, steps: Iterator[dis.Instruction]) -> tuple[str, Reader]:
-        """Where a variable holds a module of Python: what the code reads of it."""
-        module = read()
-        while isinstance(module, types.ModuleType):
-            self.guard(read, module)
+        """Where a variable holds a module of Python or an enumeration: what the code reads of it."""
+        value = read()
+        while isinstance(value, types.ModuleType | enum.EnumMeta):
             step = next(steps, None)
             if step is None or step.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
-                raise Untraceable(f"its code uses the module {module.__name__} as a value")
-            name, full = str(step.argval), f"{module.__name__}.{step.argval}"
-            if name not in module.__dict__:
+                raise Untraceable(f"its code uses {value.__name__} as a value")
+            name, full = str(step.argval), f"{value.__name__}.{step.argval}"
+            inside = value.__dict__ if isinstance(value, types.ModuleType) else value._member_map_
+            if name not in inside:
                 raise Untraceable(f"its code reads {full}, which is not there")
-            read, name = functools.partial(module.__dict__.get, name), full
-            module = read()
+            self.guard(read, value)
+            read, name = functools.partial(inside.get, name), full
+            value = read()
         return name, read
 
     def value(self, name: str, read: Reader, *key: Any) -> None:

@@ -74,6 +74,8 @@ def fingerprint(critic: nn.Module) -> State:
     key: list[Any] = []
     _walk(critic, "", state, key, {}, {})
     if state.followed:
+        if any(x.__dict__ for x in state.tensors):
+            raise Untraceable("its code may read an attribute of a tensor")
         state.facts = facts(state.followed, state.layers)
         key.append(state.facts.key())
     state.key = tuple(key)
