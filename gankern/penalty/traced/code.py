@@ -110,7 +110,7 @@ def facts(roots: Iterable[Any], layers: Iterable[type]) -> Facts:
 
 
 #: Layers of torch and gankern found to be trusted, and their forward methods.
-_layers: dict[type, Any] = {}
+layers: dict[type, Any] = {}
 
 
 def layer(cls: type) -> type | None:
@@ -118,11 +118,9 @@ def layer(cls: type) -> type | None:
     if cls.__module__ == parametrize.__name__ and cls.__name__.startswith("Parametrized"):
         cls = cls.__bases__[0]  # torch makes one class for each parametrized module
     forward: Any = cls.forward  # type: ignore[attr-defined]
-    if _layers.get(cls) is forward:
-        return cls
     if not trusted(cls) or not getattr(forward, "__module__", "").startswith(("torch.nn.", "gankern.nn.")):
         return None
-    _layers[cls] = forward
+    layers[cls] = forward
     return cls
 
 

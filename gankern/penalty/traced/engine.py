@@ -190,7 +190,7 @@ def _arguments(critic: Critic) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
         return [], lambda given: ((), {}), None
     leaves, spec = _pytree.tree_flatten((tuple(critic.args), dict(critic.kwargs)))
     tensors = [x for x in leaves if isinstance(x, Tensor)]
-    if any(x.__dict__ for x in tensors):
+    if any(map(vars, tensors)):
         raise Untraceable("an argument is a tensor with attributes")
     rest = [None if isinstance(x, Tensor) else x for x in leaves]
     places = [k for k, x in enumerate(leaves) if isinstance(x, Tensor)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gankern.backend import _forced
-from gankern.penalty.traced.code import Facts, facts, layer
+from gankern.penalty.traced.code import Facts, facts, layer, layers
 from gankern.penalty.traced.values import Untraceable, plain
 
 _STRUCTURE = frozenset(("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"))
@@ -74,7 +74,7 @@ def fingerprint(critic: nn.Module) -> State:
     key: list[Any] = []
     _walk(critic, "", state, key, {}, {})
     if state.followed:
-        if any(x.__dict__ for x in state.tensors):
+        if any(map(vars, state.tensors)):
             raise Untraceable("its code may read an attribute of a tensor")
         state.facts = facts(state.followed, state.layers)
         key.append(state.facts.key())
@@ -90,13 +90,9 @@ def _walk(
     if place + 1 < len(modules):
         return  # a module that is used twice
     attributes = module.__dict__
-    kind = type(module)
-    known = layer(kind)
-    if known is None:
-        state.followed[kind] = None
-    else:
-        state.layers[known] = None
-        kind = known
+    kind: Any = type(module)
+    if kind not in state.layers and kind not in state.followed:
+        kind = _meet(kind, state)
     key += (kind, attributes["training"])
     if has_hooks(module):
         raise Untraceable(f"{prefix or 'the critic '}has hooks")
@@ -121,6 +117,19 @@ def _walk(
         elif child is not None:
             _walk(child, f"{prefix}{name}.", state, key, modules, tensors)
     key.append(None)
+
+
+def _meet(kind: type, state: State) -> type:
+    """The first module of a class."""
+    if kind in layers and layers[kind] is kind.forward:  # type: ignore[attr-defined]
+        state.layers[kind] = None
+        return kind
+    found = layer(kind)
+    if found is None:
+        state.followed[kind] = None
+        return kind
+    state.layers[found] = None
+    return found
 
 
 def _add_plain(attributes: dict[str, Any], prefix: str, state: State, key: list[Any]) -> None:

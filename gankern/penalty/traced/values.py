@@ -10,6 +10,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -64,8 +65,8 @@ def plain(value: Any, roots: dict[Any, None] | None = None) -> Any:
         return kind, value
     if kind is float:
         return kind, value.hex()
-    if kind in (tuple, list, set, frozenset):
-        return kind, *[plain(x, roots) for x in value]
+    if kind is tuple or kind in (list, set, frozenset):
+        return kind, *map(plain, value, repeat(roots))
     if kind is dict:
         return kind, *[(plain(k, roots), plain(v, roots)) for k, v in value.items()]
     if kind is functools.partial:
