@@ -124,6 +124,14 @@ def layer(cls: type) -> type | None:
     return cls
 
 
+def check(cls: type[nn.Module]) -> None:
+    """Raises Untraceable for modules that are called, or look their attributes up, in their own way."""
+    if cls.__call__ is not nn.Module.__call__:
+        raise Untraceable(f"{cls.__name__} is called in its own way")
+    if cls.__getattr__ is not nn.Module.__getattr__ or cls.__getattribute__ is not object.__getattribute__:
+        raise Untraceable(f"{cls.__name__} looks attributes up in its own way")
+
+
 class _Analysis:
     """Follows everything that can run in a forward pass."""
 
@@ -160,10 +168,7 @@ class _Analysis:
         self.done.add(cls)
         self.guard(lambda: cls.__mro__, cls.__mro__, cls)
         if issubclass(cls, nn.Module):
-            if cls.__call__ is not nn.Module.__call__:
-                raise Untraceable(f"{cls.__name__} is called in its own way")
-            if cls.__getattr__ is not nn.Module.__getattr__ or cls.__getattribute__ is not object.__getattribute__:
-                raise Untraceable(f"{cls.__name__} looks attributes up in its own way")
+            check(cls)
         for owner in cls.__mro__:
             if owner in self.owners or owner is typing.Generic:
                 continue

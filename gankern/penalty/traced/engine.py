@@ -17,7 +17,7 @@ from torch.utils import _pytree
 
 from gankern.penalty._critic import Critic
 from gankern.penalty.traced import watch
-from gankern.penalty.traced.fingerprint import State, fingerprint, has_hooks, surroundings, tensor_key
+from gankern.penalty.traced.fingerprint import State, bare, fingerprint, has_hooks, surroundings, tensor_key
 from gankern.penalty.traced.snapshot import Attributes, Snapshot
 from gankern.penalty.traced.values import Untraceable, plain
 
@@ -190,8 +190,7 @@ def _arguments(critic: Critic) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
         return [], lambda given: ((), {}), None
     leaves, spec = _pytree.tree_flatten((tuple(critic.args), dict(critic.kwargs)))
     tensors = [x for x in leaves if isinstance(x, Tensor)]
-    if any(map(vars, tensors)):
-        raise Untraceable("an argument is a tensor with attributes")
+    bare(tensors)
     rest = [None if isinstance(x, Tensor) else x for x in leaves]
     places = [k for k, x in enumerate(leaves) if isinstance(x, Tensor)]
 

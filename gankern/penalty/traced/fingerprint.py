@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gankern.backend import _forced
-from gankern.penalty.traced.code import Facts, facts, layer, layers
+from gankern.penalty.traced.code import Facts, check, facts, layer, layers
 from gankern.penalty.traced.values import Untraceable, plain
 
 _STRUCTURE = frozenset(("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"))
@@ -53,6 +54,12 @@ def tensor_key(x: Tensor) -> tuple[Any, ...]:
     return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
 
 
+def bare(tensors: Sequence[Tensor]) -> None:
+    """Raises Untraceable for tensors with attributes of a user's, which the graph's inputs do not have."""
+    if any(map(vars, tensors)) and any(not k.startswith("_dynamo") for x in tensors for k in vars(x)):
+        raise Untraceable("it holds a tensor with attributes")
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a module has hooks that run in a forward or backward pass."""
     attributes = module.__dict__
@@ -74,8 +81,7 @@ def fingerprint(critic: nn.Module) -> State:
     key: list[Any] = []
     _walk(critic, "", state, key, {}, {})
     if state.followed:
-        if any(map(vars, state.tensors)):
-            raise Untraceable("its code may read an attribute of a tensor")
+        bare(state.tensors)
         state.facts = facts(state.followed, state.layers)
         key.append(state.facts.key())
     state.key = tuple(key)
@@ -119,13 +125,14 @@ def _walk(
     key.append(None)
 
 
-def _meet(kind: type, state: State) -> type:
+def _meet(kind: type[nn.Module], state: State) -> type:
     """The first module of a class."""
-    if kind in layers and layers[kind] is kind.forward:  # type: ignore[attr-defined]
+    if kind in layers and layers[kind] is kind.forward:
         state.layers[kind] = None
         return kind
     found = layer(kind)
     if found is None:
+        check(kind)
         state.followed[kind] = None
         return kind
     state.layers[found] = None
