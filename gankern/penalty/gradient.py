@@ -92,8 +92,9 @@ def gradient_penalty(
             graph, which is made of a module and checked against "eager" at its first use, and used again as long as
             nothing that it depends on has changed; the result then cannot be differentiated twice. "compiled" is a
             graph compiled by Inductor. What cannot be traced runs "pruned", with one warning that says why. "auto" is
-            "pruned", and "traced" without warnings from the third call in one state on. A critic that fails "pruned",
-            but not "eager", runs "eager", with one warning that says why.
+            "pruned", and "traced" without warnings from the third call in one state on, unless a backward pass with
+            create_graph=True went through that third penalty or a later one. A critic that fails "pruned", but not
+            "eager", runs "eager", with one warning that says why.
         scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
             forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
             and "wgan-lp". The penalties of a sequence of points tensors, such as real and fake for R1 + R2, are
