@@ -213,6 +213,9 @@ class _Analysis:
         if function in self.done or pure(function):
             return
         self.done.add(function)
+        home = function.__globals__.get("__name__", "")
+        if home.split(".")[0] == "torch":
+            raise Untraceable(f"its code calls {home}.{function.__name__}")
         code, defaults, words = function.__code__, function.__defaults__, function.__kwdefaults__
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
         self.guard(lambda: function.__code__, code, code)
