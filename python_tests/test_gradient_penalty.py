@@ -361,6 +361,20 @@ def test_a_failed_run_leaves_nothing(form):
         assert torch.equal(pruned, eager)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_penalties_in_one_loss(engine):
+    """Each graph saved the buffers of batch_norm, which tracing must leave to it."""
+    batches, found = critics.batches(), []
+    for name in ("eager", engine):
+        torch.manual_seed(0)
+        critic = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+        torch.manual_seed(1)
+        loss = sum(gk.gradient_penalty(critic, *batches, engine=name) for _ in range(5))
+        found.append([*grad(loss, list(critic.parameters())), *critic.buffers()])
+    for ours, eager in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(ours, eager)
+
+
 def test_out_of_memory_is_raised():
     """It says nothing about the critic: the engine may do with a smaller batch."""
     critic, failures = critics.make("mlp"), [1]

@@ -229,7 +229,7 @@ REFUSED = {
     Counts: "sets count",
     Logs: "attribute|FakeTensor",
     Branches: "DataDependent|GuardOnDataDependent",
-    Draws: "module random",
+    Draws: "random.random",
     Replaces: "sets memory",
 }
 
@@ -357,7 +357,7 @@ def test_value_alone_and_norm():
         torch.testing.assert_close(
             gk.gradient_penalty(critic, real, fake, alpha=ALPHA, engine="traced"), value.detach()
         )
-    with pytest.raises(RuntimeError, match="does not require grad"):
+    with pytest.raises(RuntimeError, match=r"gankern.*engine='pruned'"):
         grad(grad(again, critic.first.weight, create_graph=True)[0].sum(), critic.last.weight)
 
 

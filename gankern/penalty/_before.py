@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def owner(function: Callable[..., Any]) -> Any:
@@ -40,19 +40,28 @@ def modules(function: Any) -> Iterator[nn.Module]:
                     yield y
 
 
-class Before:
-    """The buffers of a critic's modules and the states of torch's random generators."""
+def buffers(function: Callable[..., Any]) -> list[Tensor]:
+    """Those of all these modules, each once."""
+    return list({id(x): x for m in modules(function) for x in m.buffers()}.values())
 
-    def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
-        buffers = {id(x): x for m in modules(function) for x in m.buffers()}
-        self.buffers = [(x, x.detach().clone()) for x in buffers.values()]
+
+class Before:
+    """Buffers and the states of torch's random generators."""
+
+    def __init__(self, held: list[Tensor], device: torch.device) -> None:
+        self.held = held
+        self.values = [x.detach().clone() for x in held]
         self.random = torch.get_rng_state()
         self.device = device
         self.device_random = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
+    def now(self) -> list[Tensor]:
+        """The buffers."""
+        return [x.detach() for x in self.held]
+
     def restore(self) -> None:
         """Puts everything back. To graphs that saved a buffer, as batch_norm's do, nothing has happened."""
-        for x, value in self.buffers:
+        for x, value in zip(self.held, self.values, strict=True):
             if not torch.equal(x, value):
                 x.data.copy_(value)
         torch.set_rng_state(self.random)

@@ -92,12 +92,14 @@ def anchor(value: Tensor, scores: Sequence[Tensor], points: Sequence[Tensor], ev
         points: what was differentiated, no parameters.
         everywhere: also for parameters that the value reaches, so that a NaN reaches all of each.
     """
-    if not value.requires_grad:
+    if not value.requires_grad and (not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()):
         return value
     below = leaves(*scores, above=points)
     reached = {} if everywhere else leaves(value, without="NormBackward")
     points_ids = {id(p) for p in points}
     missing = [p for node, p in below.items() if node not in reached and id(p) not in points_ids]
+    if not value.requires_grad and not missing:  # as eager's, a value with nothing to train requires grad
+        missing = list(points[:1])
     return apply(_Anchor, value, *missing) if missing else value
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from gankern.ops import _checks, norm_penalty
 from gankern.ops.interpolate import mixed
 from gankern.penalty import _graph, traced
-from gankern.penalty._before import Before, owner
+from gankern.penalty._before import Before, buffers, owner
 from gankern.penalty._critic import ENGINES, Critic, checked, choose, per_sample, uncompiled
 
 _OP = "gradient_penalty"
@@ -93,8 +93,9 @@ def gradient_penalty(
             graph, which is made of a module and checked against "eager" at its first use, and used again as long as
             nothing that it depends on has changed; the result then cannot be differentiated twice. "compiled" is a
             graph compiled by Inductor. What cannot be traced runs "pruned", with one warning that says why. "auto" is
-            "pruned", and "traced" without warnings from the third call in one state on. A critic that fails "pruned",
-            but not "eager", runs "eager", with one warning that says why.
+            "pruned", and "traced" without warnings from the third call in one state on, unless a backward pass with
+            create_graph=True went through that third penalty or a later one. A critic that fails "pruned", but not
+            "eager", runs "eager", with one warning that says why.
         scores, points: instead of critic, real and fake: points that require grad and scores = critic(points) of a
             forward pass that a loss uses too; nothing is computed again. For "r1", "r2", "zero-centered", "wgan-gp"
             and "wgan-lp". The penalties of a sequence of points tensors, such as real and fake for R1 + R2, are
@@ -191,7 +192,7 @@ def _evaluate(
     key = owner(run.function)
     if run.engine == "eager" or (_failed and key in _failed):
         return evaluate(replace(run, engine="eager"), at, factor)
-    before = Before(run.function, at[0].device)
+    before = Before(buffers(run.function), at[0].device)
     try:
         return evaluate(run, at, factor)
     except torch.OutOfMemoryError:  # eager needs no less

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import sys
 import warnings
 from collections import OrderedDict
@@ -13,12 +13,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils import _pytree
 
+from gankern.penalty._before import Before
 from gankern.penalty._critic import Critic
-from gankern.penalty.traced.code import Untraceable, plain
-from gankern.penalty.traced.fingerprint import State, fingerprint, has_hooks, surroundings, tensor_key
+from gankern.penalty.traced import watch
+from gankern.penalty.traced.fingerprint import State, bare, fingerprint, has_hooks, surroundings, tensor_key
+from gankern.penalty.traced.snapshot import Attributes
+from gankern.penalty.traced.values import Untraceable, plain
 
 #: Value times a factor, norms and scores at some points, as the other engines compute them.
 Result = tuple[Tensor, Tensor, Sequence[Tensor]]
@@ -46,6 +48,7 @@ class Memory:
 
     entries: OrderedDict[Any, Entry] = field(default_factory=OrderedDict)
     warned: bool = False
+    twice: bool = False  # a penalty of it was differentiated twice
     latest: tuple[Any, Entry] | None = None
 
     def entry(self, key: Any) -> Entry:
@@ -69,32 +72,52 @@ class Traced(torch.autograd.Function):
     """The value and the norms; the value's gradients, computed with them, wait for backward."""
 
     @staticmethod
-    def forward(ctx: Any, entry: Entry, factor: float, inputs: list[Tensor], *leaves: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, memory: Memory, entry: Entry, factor: float, inputs: list[Tensor], *leaves: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Runs the graph, which contains autocast's casts and needs no autograd."""
         assert entry.run is not None
         with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableAutocast():
             value, norms, *gradients = entry.run(*inputs)
             value = value * factor
-        if len(gradients) < len(leaves):  # zero for what the critic uses and the penalty does not depend on
+        if len(gradients) < len(entry.leaves):  # zero for what the critic uses and the penalty does not depend on
             found = dict(zip(entry.reached, gradients, strict=True))
             gradients = [
                 found[k] if k in found else torch.zeros_like(x) for k, x in zip(entry.leaves, leaves, strict=True)
             ]
         ctx.gradients, ctx.factor = gradients, factor
+        ctx.memory, ctx.leaves = memory, leaves
         ctx.mark_non_differentiable(norms)
         return value, norms
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         """The gradients, scaled; NaN all over if grad is."""
-        return (_scaled_once if torch.is_grad_enabled() else _scaled)(ctx, grad)
+        if not ctx.gradients:
+            return None, None, None, None, None
+        if not torch.is_grad_enabled():
+            return None, None, None, None, *torch._foreach_mul(ctx.gradients, grad * ctx.factor)
+        ctx.memory.twice = True
+        with torch.no_grad():
+            scaled = torch._foreach_mul(ctx.gradients, grad * ctx.factor)
+        return None, None, None, None, *_Last.apply(ctx.leaves, *ctx.leaves, *scaled)
 
 
-def _scaled(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return None, None, None, *(torch._foreach_mul(ctx.gradients, grad * ctx.factor) if ctx.gradients else ())
+class _Last(torch.autograd.Function):
+    """Gradients that depend on leaves in a way that nothing knows, and say so where they are differentiated."""
 
+    @staticmethod
+    def forward(ctx: Any, leaves: Sequence[Tensor], *both: Tensor) -> tuple[Tensor, ...]:
+        """The gradients, which follow the leaves."""
+        return tuple(g.view_as(g) for g in both[len(leaves) :])
 
-_scaled_once = once_differentiable(_scaled)  # it takes longer
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Any, ...]:
+        """Raises."""
+        raise RuntimeError(
+            "gankern: a penalty that ran as a traced graph cannot be differentiated twice; pass engine='pruned' or "
+            "engine='eager' (engine='auto' runs this critic 'pruned' from its next call on)"
+        )
 
 
 def attempt(
@@ -117,6 +140,8 @@ def attempt(
     memory = _memories.get(module)
     if memory is None:
         memory = _memories[module] = Memory()
+    if memory.twice and critic.engine == "auto":
+        return None
     try:
         tensors, arguments, spec = _arguments(critic)
         state = fingerprint(module)
@@ -138,12 +163,14 @@ def attempt(
     if entry.run is None:
         if critic.engine == "auto" and entry.sights < PATIENCE:
             return None
-        found = _first(critic, module, state, points, (tensors, arguments), entry, evaluate, factor)
+        if watch.busy():  # a profiler
+            return None
+        found = _first(critic, module, state, points, (tensors, arguments), (memory, entry), evaluate, factor)
         if entry.refused:
             _refuse(critic, memory, entry.refused)
         return found
     try:
-        return _run(entry, state, points, tensors, factor)
+        return _run((memory, entry), state, points, tensors, factor)
     except Exception as error:
         entry.run, entry.refused = None, _one_line(error)
     _refuse(critic, memory, entry.refused)
@@ -164,6 +191,7 @@ def _arguments(critic: Critic) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
         return [], lambda given: ((), {}), None
     leaves, spec = _pytree.tree_flatten((tuple(critic.args), dict(critic.kwargs)))
     tensors = [x for x in leaves if isinstance(x, Tensor)]
+    bare(tensors)
     rest = [None if isinstance(x, Tensor) else x for x in leaves]
     places = [k for k, x in enumerate(leaves) if isinstance(x, Tensor)]
 
@@ -176,10 +204,13 @@ def _arguments(critic: Critic) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
     return tensors, rebuild, (plain(rest), tuple(places), str(spec))
 
 
-def _run(entry: Entry, state: State, points: Sequence[Tensor], tensors: Sequence[Tensor], factor: float) -> Result:
+def _run(
+    known: tuple[Memory, Entry], state: State, points: Sequence[Tensor], tensors: Sequence[Tensor], factor: float
+) -> Result:
+    entry = known[1]
     flat = [*points, *tensors, *state.tensors, *(getattr(m, n) for m, n in state.derived)]
-    leaves = [flat[k] for k in entry.leaves]
-    value, norms = super(torch.autograd.Function, Traced).apply(entry, factor, flat, *leaves)
+    leaves = [flat[k] for k in entry.leaves] or points[:1]  # as eager's, a value with nothing to train requires grad
+    value, norms = super(torch.autograd.Function, Traced).apply(*known, factor, flat, *leaves)
     return value, norms, ()
 
 
@@ -189,16 +220,17 @@ def _first(
     state: State,
     points: Sequence[Tensor],
     arguments: tuple[list[Tensor], Callable[..., Any]],
-    entry: Entry,
+    known: tuple[Memory, Entry],
     evaluate: Evaluate,
     factor: float,
 ) -> Result | None:
     """Traces, runs the graph and eager from one state, and gives eager's result; refuses a graph that differs."""
     from gankern.penalty.traced.trace import Inputs, finish, trace
 
-    tensors, rebuild = arguments
-    before = _Snapshot(state, points[0].device)
-    attributes = _Attributes(module)
+    (tensors, rebuild), (memory, entry) = arguments, known
+    held = [x for x in (*state.tensors, *state.sources) if not isinstance(x, nn.Parameter)]
+    before = Before(held, points[0].device)
+    attributes = Attributes(module, state.facts.containers if state.facts else ())
     try:
         with torch.no_grad():
             derived = [getattr(m, n) for m, n in state.derived]
@@ -215,7 +247,7 @@ def _first(
         entry.leaves, entry.reached = graph.leaves, graph.reached
         entry.run = finish(graph, critic.engine == "compiled")
         before.restore()
-        mine = _with_gradients(_run(entry, state, points, tensors, factor), state, tensors)
+        mine = _with_gradients(_run(known, state, points, tensors, factor), state, tensors)
         after = [x.clone() for x in before.now()]
     except Exception as error:
         entry.run, entry.refused = None, _one_line(error)
@@ -225,6 +257,8 @@ def _first(
     if entry.refused:
         return None
     eager = evaluate(replace(critic, engine="eager"), points, factor)
+    if eager[0].requires_grad:
+        eager[0].register_hook(functools.partial(_notice, memory))
     theirs = _with_gradients(eager, state, tensors)
     if not theirs[0].isfinite():
         entry.run = None  # nothing to compare with: the next time will do
@@ -233,69 +267,15 @@ def _first(
     return eager
 
 
-class _Snapshot:
-    """Buffers and random states, to be put back."""
-
-    def __init__(self, state: State, device: torch.device) -> None:
-        self.held = [x for x in (*state.tensors, *state.sources) if not isinstance(x, nn.Parameter)]
-        self.values = [x.detach().clone() for x in self.held]
-        self.device = device
-        self.random = torch.get_rng_state()
-        self.device_random = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def now(self) -> list[Tensor]:
-        """The buffers."""
-        return [x.detach() for x in self.held]
-
-    def restore(self) -> None:
-        """Puts everything back. To graphs that saved a buffer, as batch_norm's do, nothing has happened."""
-        for x, value in zip(self.held, self.values, strict=True):
-            if not torch.equal(x, value):
-                x.data.copy_(value)
-        torch.set_rng_state(self.random)
-        if self.device_random is not None:
-            torch.cuda.set_rng_state(self.device_random, self.device)
-
-
-_CONTAINERS = (list, dict, set)
-
-
-def _contents(value: Any) -> Any:
-    return [*map(id, value)] if isinstance(value, _CONTAINERS) else id(value)
-
-
-class _Attributes:
-    """The attributes of a critic's modules, to be put back after fake tensors went through its forward pass."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.before = [(m.__dict__, dict(m.__dict__)) for m in module.modules()]
-        self.contents = [
-            (v, copy.copy(v))
-            for d, _ in self.before
-            for k, v in d.items()
-            if isinstance(v, _CONTAINERS) and k[0] != "_"
-        ]
-
-    def restore(self) -> bool:
-        """Whether anything had changed."""
-        changed = False
-        for now, before in self.before:
-            if now.keys() != before.keys() or any(now[k] is not before[k] for k in before):
-                now.clear()
-                now.update(before)
-                changed = True
-        for value, former in self.contents:
-            if _contents(value) != _contents(former):
-                value.clear()
-                (value.extend if isinstance(value, list) else value.update)(former)
-                changed = True
-        return changed
+def _notice(memory: Memory, _: Tensor) -> None:
+    """A hook: whether this backward can be differentiated again."""
+    memory.twice |= torch.is_grad_enabled()
 
 
 def _with_gradients(result: Result, state: State, tensors: Sequence[Tensor]) -> list[Tensor]:
     value, norms, _ = result
     sources = [x for x in (*state.tensors, *state.sources, *tensors) if x.requires_grad]
-    if not value.requires_grad:
+    if not value.requires_grad or not sources:
         return [value.detach(), norms]
     found = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gankern.backend import _forced
-from gankern.penalty.traced.code import Untraceable, class_key, plain
+from gankern.penalty.traced.code import Facts, check, facts, layer, layers
+from gankern.penalty.traced.values import Untraceable, plain
 
 _STRUCTURE = frozenset(("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"))
 # They run where a state_dict is made or loaded, not in a forward pass.
@@ -30,6 +32,9 @@ class State:
         tensors: parameters and buffers that the graph takes.
         derived: module and name of each parametrized tensor; the graph takes their values after the tensors.
         sources: parameters and buffers that these values are made of.
+        followed: classes and functions that are not torch's or gankern's.
+        layers: the classes that are.
+        facts: what `followed` depend on.
     """
 
     key: Any = None
@@ -37,6 +42,9 @@ class State:
     tensors: list[Tensor] = field(default_factory=list)
     derived: list[tuple[nn.Module, str]] = field(default_factory=list)
     sources: list[Tensor] = field(default_factory=list)
+    followed: dict[Any, None] = field(default_factory=dict)
+    layers: dict[type, None] = field(default_factory=dict)
+    facts: Facts | None = None
 
 
 def tensor_key(x: Tensor) -> tuple[Any, ...]:
@@ -44,6 +52,12 @@ def tensor_key(x: Tensor) -> tuple[Any, ...]:
     if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
         raise Untraceable(f"it holds a {type(x).__name__} of layout {x.layout}")
     return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
+
+
+def bare(tensors: Sequence[Tensor]) -> None:
+    """Raises Untraceable for tensors with attributes of a user's, which the graph's inputs do not have."""
+    if any(map(vars, tensors)) and any(not k.startswith("_dynamo") for x in tensors for k in vars(x)):
+        raise Untraceable("it holds a tensor with attributes")
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -66,6 +80,10 @@ def fingerprint(critic: nn.Module) -> State:
     state = State()
     key: list[Any] = []
     _walk(critic, "", state, key, {}, {})
+    if state.followed:
+        bare(state.tensors)
+        state.facts = facts(state.followed, state.layers)
+        key.append(state.facts.key())
     state.key = tuple(key)
     return state
 
@@ -78,11 +96,14 @@ def _walk(
     if place + 1 < len(modules):
         return  # a module that is used twice
     attributes = module.__dict__
-    key += (class_key(type(module)), attributes["training"])
+    kind: Any = type(module)
+    if kind not in state.layers and kind not in state.followed:
+        kind = _meet(kind, state)
+    key += (kind, attributes["training"])
     if has_hooks(module):
         raise Untraceable(f"{prefix or 'the critic '}has hooks")
     if len(attributes) > len(_STANDARD):
-        _add_plain(attributes, prefix, key)
+        _add_plain(attributes, prefix, state, key)
     for group in (attributes["_parameters"], attributes["_buffers"]):
         for name, x in group.items():
             if x is None:
@@ -104,12 +125,26 @@ def _walk(
     key.append(None)
 
 
-def _add_plain(attributes: dict[str, Any], prefix: str, key: list[Any]) -> None:
+def _meet(kind: type[nn.Module], state: State) -> type:
+    """The first module of a class."""
+    if kind in layers and layers[kind] is kind.forward:
+        state.layers[kind] = None
+        return kind
+    found = layer(kind)
+    if found is None:
+        check(kind)
+        state.followed[kind] = None
+        return kind
+    state.layers[found] = None
+    return found
+
+
+def _add_plain(attributes: dict[str, Any], prefix: str, state: State, key: list[Any]) -> None:
     for name, value in attributes.items():
         if name in _STANDARD:
             continue
         try:
-            key += (name, plain(value))
+            key += (name, plain(value, state.followed))
         except Untraceable as reason:
             raise Untraceable(f"of {prefix}{name}: {reason}") from None
 

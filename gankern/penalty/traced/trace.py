@@ -15,9 +15,10 @@ from torch.nn.utils import parametrize, stateless
 
 from gankern.nn import functional
 from gankern.penalty import _graph
-from gankern.penalty.traced.code import Untraceable
+from gankern.penalty.traced import watch
 from gankern.penalty.traced.fingerprint import State
 from gankern.penalty.traced.prune import plain_products, prune, quicken
+from gankern.penalty.traced.values import Untraceable
 
 functional.PLAIN.add(FakeTensor)
 
@@ -79,13 +80,16 @@ def _parametrized_as(values: dict[tuple[int, str], Tensor]) -> Iterator[None]:
         parametrize._cache = before
 
 
-def _call(critic: nn.Module, own: dict[str, Tensor], derived: dict[tuple[int, str], Tensor], rest: Any) -> Any:
+def _call(
+    critic: nn.Module, state: State, own: dict[str, Tensor], derived: dict[tuple[int, str], Tensor], rest: Any
+) -> Any:
     """The critic with other tensors in the place of its own; it must not put others into their places."""
     passed = dict(own)
     args, kwargs = rest
     with (
         stateless._reparametrize_module(critic, passed, tie_weights=True),
         _parametrized_as(dict(derived)),
+        watch.only(state.facts.codes if state.facts else ()),
     ):
         result = critic(*args, **kwargs)
     if any(passed[name] is not own[name] for name in own):
@@ -129,7 +133,7 @@ def trace(
 
         def function(x: Tensor) -> Any:
             args, kwargs = arguments(given)
-            return _call(critic, own, derived, ((x, *args), kwargs))
+            return _call(critic, state, own, derived, ((x, *args), kwargs))
 
         with torch.enable_grad():
             value, norms, scores = evaluate(function, points)
