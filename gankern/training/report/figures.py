@@ -121,8 +121,11 @@ def _vectors(chosen: dict[str, Path], real: np.ndarray, modes: Modes | None) -> 
         fake = np.load(file, allow_pickle=False)
         if flat:
             _histogram(axes, fake[:, 0], real[:, 0], modes)
-            axes.set_ylabel("density" if axes is panels[0] else "")
+            highest = max(*axes.lines[0].get_ydata(), 0) if modes is not None else 0
+            if highest:  # what is narrower than the data is cut off
+                axes.set_ylim(0, 2.2 * highest)
             if axes is not panels[0]:
+                axes.set_ylabel("")
                 axes.get_legend().remove()
         else:
             axes.scatter(real[:2000, 0], real[:2000, 1], s=5, color=_REAL, linewidths=0)
@@ -237,7 +240,7 @@ def kernels_png(times: Sequence[KernelTime]) -> bytes:
     for place, entry in zip(places, times, strict=True):
         fast, slow = sorted((entry.ours, entry.torch))
         for value, side, align in ((fast, -8, "right"), (slow, 8, "left")):
-            text = seconds(value) + (f"   {entry.ratio:.2g}x" if side > 0 else "")
+            text = seconds(value) + (f"   {entry.words()}" if side > 0 else "")
             axes.annotate(text, (value, place), (side, 0), textcoords="offset points", va="center", ha=align, size=8.5)
     axes.set_yticks(places, [e.kernel for e in times])
     axes.set(xscale="log", xlabel=f"time per call, and {RATIO}", ylim=(-0.6, len(times) - 0.4))

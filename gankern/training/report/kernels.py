@@ -52,6 +52,10 @@ class KernelTime:
         """How many times torch's time is ours; below 1 where torch is faster."""
         return self.torch / self.ours
 
+    def words(self) -> str:
+        """The ratio to two digits."""
+        return f"{float(f'{self.ratio:.2g}'):g}x"
+
     def asdict(self) -> dict[str, Any]:
         """For report.json."""
         return {**dataclasses.asdict(self), "ratio": self.ratio}
@@ -190,15 +194,18 @@ def _penalty(critic: nn.Module, call: dict[str, Any]) -> tuple[str, str, Pair]:
         noise = torch.rand(shape, generator=rng, device=real.device)
         return real + (1 - alpha) * 0.5 * real.std() * noise
 
-    def ours() -> None:
-        gradient_penalty(**{**call, "every": 1}).backward()
+    def ours() -> Tensor:
+        penalty = gradient_penalty(**{**call, "every": 1, "return_norm": False})
+        penalty.backward()
         critic.zero_grad()
+        return penalty
 
-    def theirs() -> None:
+    def theirs() -> Tensor:
         at = points().detach().requires_grad_()
         (g,) = torch.autograd.grad(critic(at).sum(), at, create_graph=True)
         penalty = call["weight"] * _CHARGES[kind](g.flatten(1).norm(dim=1), call["target"]).mean()
         torch.autograd.grad(penalty, parameters, allow_unused=True)
+        return penalty
 
     work = f"{kind}, weight {call['weight']:g}, critic on {_times(shape)}: double backward"
     return "gradient_penalty", work, (ours, theirs)
@@ -236,7 +243,7 @@ def table(times: list[KernelTime]) -> list[str]:
     width = max(len(entry.kernel) for entry in times)
     lines = [f"{'kernel':{width}}  {'gankern':>9}  {'torch':>9}  {RATIO}"]
     lines += [
-        f"{e.kernel:{width}}  {seconds(e.ours):>9}  {seconds(e.torch):>9}  {e.ratio:>{len(RATIO) - 1}.2g}x  {e.work}"
+        f"{e.kernel:{width}}  {seconds(e.ours):>9}  {seconds(e.torch):>9}  {e.words():>{len(RATIO)}}  {e.work}"
         for e in times
     ]
     return lines

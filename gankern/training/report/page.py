@@ -99,7 +99,7 @@ def page(
         if name == "kernels.png":
             lines = "".join(
                 f"<tr><td>{html.escape(e.kernel)}</td><td>{html.escape(e.work)}</td><td class=n>{seconds(e.ours)}</td>"
-                f"<td class=n>{seconds(e.torch)}</td><td class=n>{e.ratio:.2g}x</td></tr>"
+                f"<td class=n>{seconds(e.torch)}</td><td class=n>{e.words()}</td></tr>"
                 for e in times
             )
             parts.append(
