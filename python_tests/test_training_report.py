@@ -164,4 +164,4 @@ def test_the_page_says_on_what_and_when(tmp_path, quick, monkeypatch):
     for words in (environment["cpu"], environment["date"], "1,797 samples of 1 x 8 x 8", "1 thread,", "memorization"):
         assert page.html.escape(words) in text
     assert "1 threads" not in text
-    assert "says nothing about their quality" in text
+    assert "it says nothing about their quality" in text

@@ -49,7 +49,7 @@ SECTIONS = {
 
 def facts(found: Findings) -> list[tuple[str, str]]:
     """The findings, as names and sentences."""
-    lines = [("support", sentence(found.birthday.support) + "; this says nothing about their quality")]
+    lines = [("support", sentence(found.birthday.support) + "; it says nothing about their quality")]
     if found.birthday.heavy and found.birthday.without_heavy is not None:
         rest = sentence(found.birthday.without_heavy)
         lines.append(("", f"without {len(found.birthday.heavy)} far too frequent: {rest}"))
