@@ -16,7 +16,8 @@ import time
 
 import pytest
 
-from gankern.training import checkpoint, metrics
+from gankern import cli
+from gankern.training import checkpoint, metrics, recipes
 
 
 def _command(*arguments) -> list[str]:
@@ -39,6 +40,14 @@ def test_a_terminal_shows_a_bar(tmp_path):
     assert re.search(r"\r.*0%\|.*\| 0/12 \[", text)
     assert re.search(r"\r.*100%\|.+\| 12/12 \[.*step/s.*critic [+-]\d.*generator [+-]\d", text)
     assert "step      12 of 12" not in text
+
+
+def test_vectors_get_the_defaults_for_vectors_and_options_come_after(tmp_path):
+    options = ["--steps", "1", "--batch", "16", "--set", "kernel_dim=3", "--no-report", "--out", str(tmp_path)]
+    assert cli.main(["train", "sngan-gp", "--data", "ring8", *options]) == 0
+    settings = checkpoint.newest(tmp_path / "checkpoints")[0].record["identity"]["settings"]
+    own = recipes.find("sngan-gp")
+    assert settings == {**own().settings(), **own.for_vectors, "steps": 1, "batch": 16, "kernel_dim": 3}
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
