@@ -92,11 +92,11 @@ def _histogram(axes: Axes, fake: np.ndarray, real: np.ndarray, modes: Modes | No
 def progress_png(folder: Path, found: Findings, modes: Modes | None) -> bytes | None:
     """What became of the same latent vectors, all over the run: the first row of sheets, or points."""
     images = found.samples.dim() == 4
-    sheets_ = sorted(folder.glob("step-*.png" if images else "step-*.npy"))
-    if len(sheets_) < 2:
+    steps = sorted(folder.glob("step-*.png" if images else "step-*.npy"))
+    if len(steps) < 2:
         return None
-    places = {round(i) for i in np.linspace(0, len(sheets_) - 1, 8 if images else 4)}
-    chosen = {f"step {int(f.stem.split('-')[1]):,}": f for f in (sheets_[k] for k in sorted(places))}
+    places = {round(i) for i in np.linspace(0, len(steps) - 1, 8 if images else 4)}
+    chosen = {f"step {int(f.stem.split('-')[1]):,}": f for f in (steps[k] for k in sorted(places))}
     if not images:
         return _vectors(chosen, found.real.numpy(), modes)
     figure = _figure(9.5, 0.98 * len(chosen))
@@ -121,9 +121,8 @@ def _vectors(chosen: dict[str, Path], real: np.ndarray, modes: Modes | None) -> 
         fake = np.load(file, allow_pickle=False)
         if flat:
             _histogram(axes, fake[:, 0], real[:, 0], modes)
-            highest = max(*axes.lines[0].get_ydata(), 0) if modes is not None else 0
-            if highest:  # what is narrower than the data is cut off
-                axes.set_ylim(0, 2.2 * highest)
+            if modes is not None:  # what is narrower than the data is cut off
+                axes.set_ylim(0, 2.2 * np.max(axes.lines[0].get_ydata()))
             if axes is not panels[0]:
                 axes.set_ylabel("")
                 axes.get_legend().remove()
