@@ -42,7 +42,7 @@ def test_a_run_writes_everything(tmp_path, capsys):
     printed = capsys.readouterr()
     for words in ("support", "minibatch_l1", "spectral_norm", "gradient_penalty", "closest_pairs", "nearest"):
         assert words in printed.out
-    assert f"report     {out / 'report.html'}" in printed.out
+    assert f"report       {out / 'report.html'}" in printed.out
     assert "step       4 of 4" in printed.err
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 8

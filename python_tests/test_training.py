@@ -95,12 +95,23 @@ def test_every_recipe_trains_with_finite_losses(tmp_path, name, kind):
 
 
 def test_every_recipe_names_its_paper_and_is_one_file():
-    assert recipes.names() == ["dcgan", "dragan", "mlp-1d", "sngan", "sngan-gp", "wgan", "wgan-gp"]
+    files = Path(recipes.__file__).parent.glob("[!_]*.py")
+    assert recipes.names() == sorted(path.stem.replace("_", "-") for path in files)
+    assert {"dcgan", "dragan", "mlp-1d", "sngan", "sngan-gp", "wgan", "wgan-gp"} <= set(recipes.names())
     for name in recipes.names():
         recipe = recipes.find(name)
         assert recipe().name == name
         assert recipe.paper
-        recipe().check()
+        for shape in ((1, 8, 8), (2,)):
+            recipe.suited(shape).check()
+
+
+def test_vectors_have_defaults_of_their_own():
+    recipe = recipes.find("sngan-gp")
+    assert recipe.suited((1, 8, 8)) == recipe()
+    assert (recipe().steps, recipe().batch) == (1500, 128)
+    assert recipe.suited((2,)).settings() == {**recipe().settings(), **recipe.for_vectors}
+    assert recipe.suited((2,)).batch == 256
 
 
 @pytest.mark.parametrize("name", ["sngan-gp", "dcgan", "wgan"])

@@ -12,14 +12,12 @@ from gankern.diagnostics import ks_test, mixture_cdf, mode_coverage
 from gankern.training import Trainer, recipes
 from gankern.training.data import open_source
 
-RING = {"steps": 4000, "batch": 256, "generator_lr": 1e-3, "critic_lr": 2e-3, "kernels": 32}
 
-
-def _trained(folder, name: str, data: str, **changes) -> Trainer:
-    recipe = recipes.find(name)()
-    for key, value in changes.items():
-        setattr(recipe, key, value)
-    trainer = Trainer(recipe, open_source(data), folder, seed=0, save_every=10**9, sheet_every=10**9)
+def _trained(folder, name: str, data: str, seed: int = 0) -> Trainer:
+    """What `gankern train NAME --data DATA` trains."""
+    source = open_source(data)
+    recipe = recipes.find(name).suited(source.shape)
+    trainer = Trainer(recipe, source, folder, seed=seed, save_every=10**9, sheet_every=10**9)
     assert trainer.run()
     return trainer
 
@@ -30,8 +28,9 @@ def _samples(trainer: Trainer, n: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_sngan_gp_covers_the_ring(tmp_path):
-    trainer = _trained(tmp_path, "sngan-gp", "ring8", **RING)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sngan_gp_covers_the_ring(tmp_path, seed):
+    trainer = _trained(tmp_path, "sngan-gp", "ring8", seed)
     modes = trainer.source.modes
     found = mode_coverage(_samples(trainer, 10_000), modes.centres, modes.std, sigmas=3, share=0.01)
     assert found.covered == 8, found
@@ -48,11 +47,14 @@ def test_mlp_1d_with_spectral_norm_passes_the_kolmogorov_smirnov_test(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_default_recipe_makes_recognisable_digits(tmp_path):
+def test_the_default_recipe_makes_recognisable_digits(tmp_path, threads):
+    """In at most three minutes of training on two cores: `make demo`."""
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
+    torch.set_num_threads(2)
     trainer = _trained(tmp_path, recipes.DEFAULT, "digits")
+    assert trainer.seconds <= 180
     digits = load_digits()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -98,7 +98,7 @@ def curve_png(result: BirthdayResult) -> bytes:
         label = f"{number(result.support.estimate)} equally likely outputs"
         left.plot(curve.size, curve.expected, color=_BLUE, label=label)
     left.plot(curve.size, curve.observed, color=_RED, linewidth=1.8, label="observed, random orders")
-    left.axhline(0.5, color=_GREY, linewidth=0.8, linestyle="--")
+    left.axhline(0.5, color=_GREY, linewidth=0.8, linestyle="--", label="even odds")
     if result.half_size is not None:
         left.axvline(result.half_size, color=_GREY, linewidth=0.8, linestyle="--")
         left.annotate(
@@ -113,11 +113,12 @@ def curve_png(result: BirthdayResult) -> bytes:
     distance = result.closest.distance.double().numpy()
     within = distance <= result.threshold.distance
     ranks = np.arange(1, len(distance) + 1)
-    right.scatter(ranks[within], distance[within], s=18, color=_RED, label="collide")
-    right.scatter(ranks[~within], distance[~within], s=18, color=_BLUE, label="do not")
+    for chosen, colour, label in ((within, _RED, "collide"), (~within, _BLUE, "do not collide")):
+        if chosen.any():
+            right.scatter(ranks[chosen], distance[chosen], s=18, color=colour, label=label)
     right.axhline(result.threshold.distance, color=_INK, linewidth=0.9, linestyle="--", label="threshold")
     right.set(xlabel="closest pairs, by rank", ylabel="distance")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.08 * max(distance.max(initial=0), result.threshold.distance) or 1)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(frameon=False)
     _clean(right)

@@ -187,7 +187,9 @@ def _fresh(arguments: argparse.Namespace) -> dict[str, Any]:
     from gankern.training import recipes
     from gankern.training.data import open_source
 
-    recipe = recipes.find(arguments.recipe or recipes.DEFAULT)()
+    kind = recipes.find(arguments.recipe or recipes.DEFAULT)
+    source = open_source(arguments.data or kind.data)
+    recipe = kind.suited(source.shape)
     for change in arguments.changes:
         key, equals, value = change.partition("=")
         if not equals:
@@ -196,7 +198,6 @@ def _fresh(arguments: argparse.Namespace) -> dict[str, Any]:
     for key in ("steps", "batch"):
         if getattr(arguments, key) is not None:
             setattr(recipe, key, getattr(arguments, key))
-    source = open_source(arguments.data or recipe.data)
     return {
         "recipe": recipe,
         "source": source,

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gankern.training import files
 
 
@@ -30,6 +32,11 @@ class Metrics:
             for key, value in row.items():
                 if isinstance(value, float):
                     self._board.add_scalar(key.replace(".", "/", 1), value, row["step"])
+
+    def image(self, step: int, picture: np.ndarray) -> None:
+        """Sends a sheet (H, W, 3) to TensorBoard."""
+        if self._board is not None:
+            self._board.add_image("samples", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends it."""

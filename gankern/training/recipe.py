@@ -52,10 +52,12 @@ class Recipe:
         generator_lr, critic_lr: learning rates.
         ema: decay of the generator's running average, which makes the samples; 0 uses the generator itself.
         anneal: whether the learning rates fall linearly to zero over all steps.
+        for_vectors: other defaults, by name, where samples are vectors.
     """
 
     paper: ClassVar[str] = ""
     data: ClassVar[str] = "digits"
+    for_vectors: ClassVar[dict[str, Any]] = {}
 
     steps: int = 2000
     batch: int = 64
@@ -65,6 +67,11 @@ class Recipe:
     critic_lr: float = 2e-4
     ema: float = 0.999
     anneal: bool = False
+
+    @classmethod
+    def suited(cls, shape: Sequence[int]) -> Recipe:
+        """The recipe with its defaults for samples of a shape."""
+        return cls(**(cls.for_vectors if len(shape) == 1 else {}))
 
     @property
     def name(self) -> str:

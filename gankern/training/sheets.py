@@ -16,6 +16,13 @@ from gankern.training.data import Source
 
 _CELL = 48
 _POINTS = 512
+_BARS = 64
+_BLUE, _LIGHT = (47, 111, 179), (200, 205, 212)
+
+
+def count(source: Source) -> int:
+    """How many samples a sheet shows."""
+    return 64 if source.is_image else 2000
 
 
 def pixels(images: Tensor) -> np.ndarray:
@@ -45,18 +52,21 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _scatter(samples: Tensor, source: Source) -> np.ndarray:
-    """Vectors as points, grey where real ones are; one dimension as a histogram."""
+def _scatter(samples: np.ndarray, source: Source) -> np.ndarray:
+    """Vectors as points, above real ones in grey; one dimension as histograms."""
     real = source.sample(4096).numpy()
     low, high = real.min(0), real.max(0)
     low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
     picture = np.full((_POINTS, _POINTS, 3), 255, np.uint8)
     if source.shape[0] == 1:
-        counts, _ = np.histogram(samples.numpy(), 64, (float(low[0]), float(high[0])))
-        for column, count in enumerate(counts / max(counts.max(), 1)):
-            picture[_POINTS - int(count * (_POINTS - 8)) :, column * 8 : column * 8 + 7] = (47, 111, 179)
+        edges = np.linspace(low[0], high[0], _BARS + 1)
+        shares = [np.histogram(rows, edges)[0] / len(rows) for rows in (real, samples)]
+        width, top = _POINTS // _BARS, max(share.max() for share in shares)
+        for share, colour, inset in zip(shares, (_LIGHT, _BLUE), (0, 2), strict=True):
+            for bar, height in enumerate(np.rint(share / top * (_POINTS - 8)).astype(int)):
+                picture[_POINTS - height :, bar * width + inset : (bar + 1) * width - inset] = colour
         return picture
-    for points, colour in ((real, (200, 205, 212)), (samples.numpy(), (47, 111, 179))):
+    for points, colour in ((real, _LIGHT), (samples, _BLUE)):
         place = ((points[:, :2] - low[:2]) / (high[:2] - low[:2]) * (_POINTS - 1)).round()
         inside = np.isfinite(place).all(1) & (place >= 1).all(1) & (place < _POINTS - 1).all(1)
         x, y = place[inside].astype(int).T
@@ -66,12 +76,18 @@ def _scatter(samples: Tensor, source: Source) -> np.ndarray:
     return picture
 
 
-def write(folder: Path, step: int, samples: Tensor, source: Source) -> None:
-    """Writes folder/step-NNNNNNNN.png.
+def write(folder: Path, step: int, samples: Tensor, source: Source) -> np.ndarray:
+    """Writes folder/step-NNNNNNNN.png, and vectors themselves as .npy; returns the picture (H, W, 3).
 
     Raises:
         OSError: it could not be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    picture = grid(samples) if source.is_image else _scatter(samples, source)
-    files.write(folder / f"step-{step:08d}.png", png(picture))
+    name = folder / f"step-{step:08d}"
+    picture = grid(samples) if source.is_image else _scatter(samples.numpy(), source)
+    files.write(name.with_suffix(".png"), png(picture))
+    if not source.is_image:
+        buffer = io.BytesIO()
+        np.save(buffer, samples.numpy())
+        files.write(name.with_suffix(".npy"), buffer.getvalue())
+    return picture

@@ -21,7 +21,6 @@ from gankern.training.recipe import Recipe, Step
 from gankern.training.state import State
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SHEET = 64
 
 
 class NonFiniteError(ArithmeticError):
@@ -64,7 +63,7 @@ class Trainer:
             self.state = State(recipe, source, self.device, seed, scaler)
             self._global_rng = torch.get_rng_state()
         sheet_rng = torch.Generator().manual_seed(seed)
-        self.sheet_latents = torch.randn((_SHEET, recipe.latent), generator=sheet_rng)
+        self.sheet_latents = torch.randn((sheets.count(source), recipe.latent), generator=sheet_rng)
         self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
         files.sweep(self.checkpoint_folder)
 
@@ -128,7 +127,7 @@ class Trainer:
     ) -> bool:
         state, recipe = self.state, self.recipe
         if state.step == 0:
-            self._sheet()
+            self._sheet(metrics)
         while state.step < recipe.steps:
             started = time.perf_counter()
             detailed = (state.step + 1) % self.log_every == 0 or state.step + 1 == recipe.steps
@@ -139,7 +138,7 @@ class Trainer:
                 metrics.log({**row, "seconds": round(self.seconds, 3)})
             stopping = stop()
             if state.step % self.sheet_every == 0 or last:
-                self._sheet()
+                self._sheet(metrics)
             if state.step % self.save_every == 0 or last or stopping:
                 self.save()
             if progress is not None:
@@ -241,8 +240,9 @@ class Trainer:
             network.train(was)
         return torch.cat(parts)
 
-    def _sheet(self) -> None:
-        sheets.write(self.folder / "samples", self.state.step, self.generate(self.sheet_latents), self.source)
+    def _sheet(self, metrics: Metrics) -> None:
+        samples = self.generate(self.sheet_latents)
+        metrics.image(self.state.step, sheets.write(self.folder / "samples", self.state.step, samples, self.source))
 
 
 def _require(parameters: list[nn.Parameter], value: bool) -> None:

@@ -4,12 +4,17 @@ Networks, normalisation and the hinge loss as in SNGAN (Miyato et al. 2018); the
 2017); minibatch discrimination before the last layer (Salimans et al. 2016, arXiv:1606.03498). One critic update per
 generator update, which learns at half of the critic's rate (Heusel et al. 2017, arXiv:1706.08500). Batches of 128: the
 more samples a batch holds, the more minibatch discrimination can tell from it.
+
+Vectors have defaults of their own, found on ring8, whose modes are narrow: larger batches, twice the rates, more steps.
+With them all 8 modes were found for seeds 0, 1 and 2, and 82 % to 86 % of the samples lay within 3 standard deviations
+of one; with batches of 128 it was 48 %, after 2,000 steps 22 % to 40 %.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +30,13 @@ class SNGANGP(Recipe):
     """See the module."""
 
     paper = "Miyato et al. 2018, arXiv:1802.05957; Gulrajani et al. 2017, arXiv:1704.00028"
+    for_vectors: ClassVar[dict[str, Any]] = {
+        "steps": 3000,
+        "batch": 256,
+        "generator_lr": 1e-3,
+        "critic_lr": 2e-3,
+        "kernels": 32,
+    }
 
     steps: int = 1500
     batch: int = 128

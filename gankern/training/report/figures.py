@@ -11,16 +11,18 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from gankern.bench.report import seconds
 from gankern.training import sheets
 from gankern.training.data import Modes
 from gankern.training.report.findings import Findings
-from gankern.training.report.kernels import KernelTime
+from gankern.training.report.kernels import RATIO, KernelTime
 
 _INK, _BLUE, _RED, _GREY, _LIGHT = "#1c2430", "#2f6fb3", "#c2452d", "#8a94a3", "#e3e7ec"
 _LOOK: Any = {"font.size": 10, "axes.edgecolor": _GREY, "text.color": _INK, "axes.labelcolor": _INK}
+_REAL = "#b9c0ca"
 _STRIP = 10
 
 
@@ -62,13 +64,10 @@ def samples_png(found: Findings, modes: Modes | None) -> bytes:
         return _png(figure)
     figure = _figure(10, 5.2)
     left, right = figure.subplots(1, 2)
-    low, high = real[:, :2].min(0), real[:, :2].max(0)
-    margin = 0.12 * (high - low)
     for axes, points, colour, title in ((left, fake, _BLUE, "generated"), (right, real, _GREY, "real")):
         axes.scatter(points[:5000, 0], points[:5000, 1], s=3, color=colour, alpha=0.35, linewidths=0)
         axes.set_title(title, fontsize=11)
-        axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
-        axes.set_aspect("equal")
+        _frame(axes, real)
         _clean(axes)
     return _png(figure)
 
@@ -90,25 +89,20 @@ def _histogram(axes: Axes, fake: np.ndarray, real: np.ndarray, modes: Modes | No
 
 
 @matplotlib.rc_context(_LOOK)
-def progress_png(folder: Path, images: bool) -> bytes | None:
-    """What became of the same latent vectors: the first row of sheets from all over the run."""
-    found = sorted(folder.glob("step-*.png"))
-    if len(found) < 2:
+def progress_png(folder: Path, found: Findings, modes: Modes | None) -> bytes | None:
+    """What became of the same latent vectors, all over the run: the first row of sheets, or points."""
+    images = found.samples.dim() == 4
+    steps = sorted(folder.glob("step-*.png" if images else "step-*.npy"))
+    if len(steps) < 2:
         return None
-    most = 8 if images else 4
-    chosen = [found[k] for k in sorted({round(i) for i in np.linspace(0, len(found) - 1, most)})]
-    pictures = []
-    for file in chosen:
-        with Image.open(file) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
-    names = [f"step {int(file.stem.split('-')[1]):,}" for file in chosen]
+    places = {round(i) for i in np.linspace(0, len(steps) - 1, 8 if images else 4)}
+    chosen = {f"step {int(f.stem.split('-')[1]):,}": f for f in (steps[k] for k in sorted(places))}
     if not images:
-        figure = _figure(2.6 * len(chosen), 2.9)
-        for axes, picture, name in zip(np.atleast_1d(figure.subplots(1, len(chosen))), pictures, names, strict=True):
-            _still(axes, picture, name)
-        return _png(figure)
+        return _vectors(chosen, found.real.numpy(), modes)
     figure = _figure(9.5, 0.98 * len(chosen))
-    for axes, picture, name in zip(np.atleast_1d(figure.subplots(len(chosen), 1)), pictures, names, strict=True):
+    for axes, (name, file) in zip(figure.subplots(len(chosen), 1), chosen.items(), strict=True):
+        with Image.open(file) as image:
+            picture = np.asarray(image.convert("RGB"))
         height = (picture.shape[0] + 1) // 8
         axes.imshow(picture[: height - 1], interpolation="nearest")
         axes.set_xticks([])
@@ -116,6 +110,37 @@ def progress_png(folder: Path, images: bool) -> bytes | None:
         axes.spines[:].set_visible(False)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
     return _png(figure)
+
+
+def _vectors(chosen: dict[str, Path], real: np.ndarray, modes: Modes | None) -> bytes:
+    """A panel for each step: densities in one dimension, else points above real ones."""
+    flat = real.shape[1] == 1
+    figure = _figure(2.9 * len(chosen), 2.9 if flat else 3.3)
+    panels = figure.subplots(1, len(chosen), sharey=True)
+    for axes, (name, file) in zip(panels, chosen.items(), strict=True):
+        fake = np.load(file, allow_pickle=False)
+        if flat:
+            _histogram(axes, fake[:, 0], real[:, 0], modes)
+            if modes is not None:  # what is narrower than the data is cut off
+                axes.set_ylim(0, 2.2 * np.max(axes.lines[0].get_ydata()))
+            if axes is not panels[0]:
+                axes.set_ylabel("")
+                axes.get_legend().remove()
+        else:
+            axes.scatter(real[:2000, 0], real[:2000, 1], s=5, color=_REAL, linewidths=0)
+            axes.scatter(fake[:, 0], fake[:, 1], s=3, color=_BLUE, alpha=0.6, linewidths=0)
+            _frame(axes, real)
+            axes.tick_params(labelsize=8)
+        axes.set_title(name, fontsize=11)
+    return _png(figure)
+
+
+def _frame(axes: Axes, real: np.ndarray) -> None:
+    """Limits around the real points."""
+    low, high = real[:, :2].min(0), real[:, :2].max(0)
+    margin = 0.12 * (high - low)
+    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    axes.set_aspect("equal")
 
 
 def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -203,22 +228,24 @@ def nearest_png(found: Findings) -> bytes | None:
 
 @matplotlib.rc_context(_LOOK)
 def kernels_png(times: Sequence[KernelTime]) -> bytes:
-    """Bars of both times, on a logarithmic axis."""
-    figure = _figure(9, 0.75 * len(times) + 1.0)
+    """Both times as dots on a logarithmic axis, and their ratio."""
+    figure = _figure(9, 0.5 * len(times) + 1.3)
     axes = figure.subplots()
     places = np.arange(len(times))[::-1]
-    for offset, colour, label, values in (
-        (0.19, _GREY, "torch", [e.torch for e in times]),
-        (-0.19, _BLUE, "gankern", [e.ours for e in times]),
-    ):
-        axes.barh(places + offset, values, 0.36, color=colour, label=label)
-        for place, value, entry in zip(places, values, times, strict=True):
-            text = seconds(value) + (f"   {entry.ratio:.1f}x faster" if label == "gankern" and entry.ratio >= 1 else "")
-            axes.annotate(text, (value, place + offset), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
-    axes.set_yticks(places, [f"{e.kernel}" for e in times])
-    least, most = min(min(e.ours, e.torch) for e in times), max(max(e.ours, e.torch) for e in times)
-    axes.set(xscale="log", xlabel="seconds per call", xlim=(least / 2, most * 6))
-    axes.legend(frameon=False, loc="upper right")
+    ours, theirs = [e.ours for e in times], [e.torch for e in times]
+    axes.hlines(places, ours, theirs, color=_LIGHT, linewidth=3, zorder=1)
+    axes.scatter(theirs, places, s=55, color=_GREY, label="torch", zorder=2)
+    axes.scatter(ours, places, s=55, color=_BLUE, label="gankern", zorder=3)
+    for place, entry in zip(places, times, strict=True):
+        fast, slow = sorted((entry.ours, entry.torch))
+        for value, side, align in ((fast, -8, "right"), (slow, 8, "left")):
+            text = seconds(value) + (f"   {entry.words()}" if side > 0 else "")
+            axes.annotate(text, (value, place), (side, 0), textcoords="offset points", va="center", ha=align, size=8.5)
+    axes.set_yticks(places, [e.kernel for e in times])
+    axes.set(xscale="log", xlabel=f"time per call, and {RATIO}", ylim=(-0.6, len(times) - 0.4))
+    axes.set_xlim(min(ours + theirs) / 3, max(ours + theirs) * 5)
+    axes.xaxis.set_major_formatter(lambda value, _: seconds(value))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
     _clean(axes)
-    axes.grid(False, axis="y")
     return _png(figure)

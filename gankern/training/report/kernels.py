@@ -1,27 +1,35 @@
-"""The time of every kernel that a run used, beside plain torch, on the run's own shapes and weights."""
+"""The time of every kernel that a run and its report used, beside plain torch, on their own shapes and weights."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+import gankern
 from gankern import gradient_penalty, ops
 from gankern.bench.timing import interleave, once
 from gankern.nn import MinibatchDiscrimination
 from gankern.nn.utils import SpectralNormGroup, group_spectral_norm
 from gankern.ops.minibatch_l1.samples import broadcast
+from gankern.training.recipe import Recipe, Step
 from gankern.training.trainer import Trainer
 
 _ROUNDS = 9
 _BUDGET = 0.6
 _BLOCK = 1024
+#: The name of the column with `KernelTime.ratio`.
+RATIO = "torch / gankern"
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,12 @@ class KernelTime:
 
     @property
     def ratio(self) -> float:
-        """How many times faster."""
+        """How many times torch's time is ours; below 1 where torch is faster."""
         return self.torch / self.ours
+
+    def words(self) -> str:
+        """The ratio to two digits."""
+        return f"{float(f'{self.ratio:.2g}'):g}x"
 
     def asdict(self) -> dict[str, Any]:
         """For report.json."""
@@ -56,7 +68,7 @@ def measure(trainer: Trainer, samples: Tensor, training: Tensor | None) -> list[
     """Times what the run's critic is made of, and the searches that the report makes."""
     real = trainer.source.sample(trainer.recipe.batch).to(trainer.device)
     fake = samples[: len(real)].to(trainer.device)
-    critic, group = _copy(trainer)
+    recipe, critic, group = _copy(trainer)
     with torch.random.fork_rng():
         tasks: list[tuple[str, str, Pair]] = []
         if group is not None:
@@ -66,7 +78,7 @@ def measure(trainer: Trainer, samples: Tensor, training: Tensor | None) -> list[
         tasks += [
             _minibatch(layer, len(real)) for layer in critic.modules() if isinstance(layer, MinibatchDiscrimination)
         ]
-        tasks.append(_penalty(critic, real, fake[: len(real)]))
+        tasks += [_penalty(critic, call) for call in _penalties(recipe, critic, real, fake)]
         tasks.append(_pairs(samples))
         if training is not None:
             tasks.append(_nearest(samples, training))
@@ -87,14 +99,14 @@ def _timed(device: str, kernel: str, work: str, pair: Pair) -> KernelTime:
     return KernelTime(kernel, work, medians["ours"], medians["torch"])
 
 
-def _copy(trainer: Trainer) -> tuple[nn.Module, SpectralNormGroup | None]:
-    """The critic once more, with weights of its own, and its group of normalised layers."""
+def _copy(trainer: Trainer) -> tuple[Recipe, nn.Module, SpectralNormGroup | None]:
+    """The recipe and the critic once more, with weights of its own, and its group of normalised layers."""
     recipe = dataclasses.replace(trainer.recipe)
     with torch.random.fork_rng():
         _, critic = recipe.networks(trainer.source.shape)
     critic.load_state_dict(trainer.state.critic.state_dict())
     group = next((held for held in vars(recipe).values() if isinstance(held, SpectralNormGroup)), None)
-    return critic.to(trainer.device), group
+    return recipe, critic.to(trainer.device), group
 
 
 def _times(shape: torch.Size) -> str:
@@ -141,21 +153,62 @@ def _minibatch(layer: MinibatchDiscrimination, n: int) -> tuple[str, str, Pair]:
     return "minibatch_l1", f"{_times(m.shape)}, forward and backward", (through(ops.minibatch_l1), through(broadcast))
 
 
-def _penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> tuple[str, str, Pair]:
+def _penalties(recipe: Recipe, critic: nn.Module, real: Tensor, fake: Tensor) -> list[dict[str, Any]]:
+    """The arguments of each gradient penalty in the critic's loss, as the recipe calls it."""
+    calls: list[dict[str, Any]] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(gradient_penalty).bind(*args, **kwargs)
+        call.apply_defaults()
+        calls.append(call.arguments)
+        return gradient_penalty(*args, **kwargs)
+
+    with contextlib.ExitStack() as changes:
+        for module in (sys.modules[type(recipe).__module__], gankern):
+            if getattr(module, "gradient_penalty", None) is gradient_penalty:
+                changes.enter_context(mock.patch.object(module, "gradient_penalty", watched))
+        rng = torch.Generator(real.device).manual_seed(0)
+        recipe.critic_terms(critic, real, fake, Step(0, 0, rng))
+    return [call for call in calls if call["critic"] is critic and call["kind"] in _CHARGES]
+
+
+#: What a norm costs.
+_CHARGES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    **dict.fromkeys(("wgan-gp", "dragan"), lambda norm, target: (norm - target) ** 2),
+    "wgan-lp": lambda norm, target: (norm - target).relu() ** 2,
+    **dict.fromkeys(("zero-centered", "r1", "r2"), lambda norm, target: norm**2 / 2),
+}
+
+
+def _penalty(critic: nn.Module, call: dict[str, Any]) -> tuple[str, str, Pair]:
+    real, fake, kind, rng = (call[key] for key in ("real", "fake", "kind", "generator"))
     parameters = [p for p in critic.parameters() if p.requires_grad]
-    alpha = torch.rand(len(real), device=real.device)
+    shape = (fake if real is None else real).shape
 
-    def ours() -> None:
-        gradient_penalty(critic, real, fake, alpha=alpha).backward()
+    def points() -> Tensor:
+        if kind in ("r1", "r2"):
+            return real if kind == "r1" else fake
+        alpha = torch.rand((shape[0], *[1] * (len(shape) - 1)), generator=rng, device=real.device)
+        if kind != "dragan":
+            return torch.lerp(fake, real, alpha)
+        noise = torch.rand(shape, generator=rng, device=real.device)
+        return real + (1 - alpha) * 0.5 * real.std() * noise
+
+    def ours() -> Tensor:
+        penalty = gradient_penalty(**{**call, "every": 1, "return_norm": False})
+        penalty.backward()
         critic.zero_grad()
+        return penalty
 
-    def theirs() -> None:
-        mixed = torch.lerp(fake, real, alpha.view(-1, *[1] * (real.dim() - 1))).requires_grad_()
-        (g,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-        penalty = 10 * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    def theirs() -> Tensor:
+        at = points().detach().requires_grad_()
+        (g,) = torch.autograd.grad(critic(at).sum(), at, create_graph=True)
+        penalty = call["weight"] * _CHARGES[kind](g.flatten(1).norm(dim=1), call["target"]).mean()
         torch.autograd.grad(penalty, parameters, allow_unused=True)
+        return penalty
 
-    return "gradient_penalty", f"critic on {_times(real.shape)}, double backward", (ours, theirs)
+    work = f"{kind}, weight {call['weight']:g}, critic on {_times(shape)}: double backward"
+    return "gradient_penalty", work, (ours, theirs)
 
 
 def _pairs(samples: Tensor) -> tuple[str, str, Pair]:
@@ -188,8 +241,9 @@ def table(times: list[KernelTime]) -> list[str]:
     from gankern.bench.report import seconds
 
     width = max(len(entry.kernel) for entry in times)
-    lines = [f"{'kernel':{width}}  {'gankern':>9}  {'torch':>9}  faster"]
+    lines = [f"{'kernel':{width}}  {'gankern':>9}  {'torch':>9}  {RATIO}"]
     lines += [
-        f"{e.kernel:{width}}  {seconds(e.ours):>9}  {seconds(e.torch):>9}  {e.ratio:>5.1f}x  {e.work}" for e in times
+        f"{e.kernel:{width}}  {seconds(e.ours):>9}  {seconds(e.torch):>9}  {e.words():>{len(RATIO)}}  {e.work}"
+        for e in times
     ]
     return lines

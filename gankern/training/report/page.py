@@ -10,7 +10,7 @@ from gankern._version import __version__
 from gankern.bench.report import seconds
 from gankern.diagnostics.report import sentence
 from gankern.training.report.findings import Findings
-from gankern.training.report.kernels import KernelTime
+from gankern.training.report.kernels import RATIO, KernelTime
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1080px; margin: 2.5rem auto; padding: 0 1.2rem }
@@ -29,7 +29,9 @@ SECTIONS = {
     "vanishing.png": (
         "Vanishing gradients",
         "The share of each layer's gradients with an absolute value below 0.01 (Bandhey, Lopez and Rabinowitz, figure "
-        "4). A share that climbs to 100 % in the critic's first layers means that the generator learns nothing more.",
+        "4). The threshold is absolute: a large layer has small gradients from the first step on, and may learn well. "
+        "What tells is change: a share that climbs, in the critic's first layers above all, shows that less and less "
+        "reaches the generator.",
     ),
     "birthday.png": (
         "How many different samples?",
@@ -38,22 +40,23 @@ SECTIONS = {
     "pairs.png": ("Closest pairs", "The threshold is a number; whether two are the same is for the eye to confirm."),
     "nearest.png": ("Nearest training images", "Copies of training images would show here."),
     "kernels.png": (
-        "What the kernels save",
-        "Each kernel beside its twin in plain torch, on this run's shapes and weights, in turns; medians.",
+        "Kernels beside plain torch",
+        "What this run and this report used, beside its twin in plain torch, on their shapes and weights, in turns; "
+        "medians. A ratio below 1: torch is faster there.",
     ),
 }
 
 
 def facts(found: Findings) -> list[tuple[str, str]]:
     """The findings, as names and sentences."""
-    lines = [("support", sentence(found.birthday.support))]
+    lines = [("support", sentence(found.birthday.support) + "; it says nothing about their quality")]
     if found.birthday.heavy and found.birthday.without_heavy is not None:
         rest = sentence(found.birthday.without_heavy)
         lines.append(("", f"without {len(found.birthday.heavy)} far too frequent: {rest}"))
     if found.memory is not None:
         lines.append(
             (
-                "memory",
+                "memorization",
                 f"{found.memory.copies:.1%} of the samples are near-copies of training samples; a sample is nearer to "
                 f"the data than the data to itself with probability {found.memory.closer:.2f} (0.5: as new as real)",
             )
@@ -96,11 +99,11 @@ def page(
         if name == "kernels.png":
             lines = "".join(
                 f"<tr><td>{html.escape(e.kernel)}</td><td>{html.escape(e.work)}</td><td class=n>{seconds(e.ours)}</td>"
-                f"<td class=n>{seconds(e.torch)}</td><td class=n>{e.ratio:.1f}x</td></tr>"
+                f"<td class=n>{seconds(e.torch)}</td><td class=n>{e.words()}</td></tr>"
                 for e in times
             )
             parts.append(
-                "<table><tr><th>kernel</th><th>one call</th><th>gankern</th><th>torch</th><th>faster</th></tr>"
+                f"<table><tr><th>kernel</th><th>one call</th><th>gankern</th><th>torch</th><th>{RATIO}</th></tr>"
                 f"{lines}</table>"
             )
     verdict = "".join(row(*line) for line in facts(found))

@@ -43,8 +43,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """A summary for the terminal."""
-        found = [f"{name:10} {text}" for name, text in facts(self.found)]
-        return [*found, "", *kernels.table(self.times), "", f"report     {self.page}"]
+        found = [f"{name:12} {text}" for name, text in facts(self.found)]
+        return [*found, "", *kernels.table(self.times), "", f"report       {self.page}"]
 
 
 def write_report(trainer: Trainer, samples: int | None = None) -> Report:
@@ -63,14 +63,15 @@ def write_report(trainer: Trainer, samples: int | None = None) -> Report:
     found = gather(generated, source)
     times = kernels.measure(trainer, generated, found.training)
     pictures = _pictures(trainer, found, times)
-    about = _about(trainer)
+    environment = describe(trainer.device.type)
+    about = _about(trainer, environment)
     content = {
         "gankern": __version__,
         **dict(about),
         "settings": trainer.recipe.settings(),
         "findings": found.asdict(),
         "kernels": [entry.asdict() for entry in times],
-        "environment": describe(trainer.device.type),
+        "environment": environment,
     }
     for name, data in pictures.items():
         files.write(folder / name, data)
@@ -83,17 +84,23 @@ def write_report(trainer: Trainer, samples: int | None = None) -> Report:
     return Report(folder / "report.html", content, found, times)
 
 
-def _about(trainer: Trainer) -> list[tuple[str, str]]:
+def _about(trainer: Trainer, environment: dict[str, Any]) -> list[tuple[str, str]]:
     parameters = [sum(p.numel() for p in m.parameters()) for m in (trainer.state.generator, trainer.state.critic)]
+    shape = " x ".join(map(str, trainer.source.shape))
+    count = trainer.identity().get("samples")
+    of = "" if count is None else f"{count:,} samples of "
+    threads = torch.get_num_threads()
     rate = trainer.state.step / trainer.seconds if trainer.seconds else 0.0
     return [
         ("recipe", f"{trainer.recipe.name}: {trainer.recipe.paper}"),
-        ("data", f"{trainer.source.name}, {' x '.join(map(str, trainer.source.shape))}"),
+        ("data", f"{trainer.source.name}, {of}{shape}"),
         ("steps", f"{trainer.state.step:,} in {trainer.seconds:.0f} s ({rate:.1f} a second)"),
         ("networks", f"generator {parameters[0]:,}, critic {parameters[1]:,} parameters"),
         ("settings", ", ".join(f"{key}={value}" for key, value in trainer.recipe.settings().items())),
         ("seed", str(trainer.seed)),
-        ("device", f"{trainer.device}, {torch.get_num_threads()} threads, amp {trainer.amp}"),
+        ("device", f"{trainer.device}, {threads} thread{'s' * (threads != 1)}, amp {trainer.amp}"),
+        ("processor", environment["gpu"] or environment["cpu"]),
+        ("date", environment["date"]),
     ]
 
 
@@ -105,7 +112,7 @@ def _pictures(trainer: Trainer, found: Findings, times: list[KernelTime]) -> dic
     }
     pictures: dict[str, bytes | None] = {
         "samples.png": figures.samples_png(found, trainer.source.modes),
-        "progress.png": figures.progress_png(trainer.folder / "samples", trainer.source.is_image),
+        "progress.png": figures.progress_png(trainer.folder / "samples", found, trainer.source.modes),
         "curves.png": figures.curves_png(rows) if rows else None,
         "vanishing.png": figures.vanishing_png(rows, sizes) if rows else None,
         "birthday.png": curve_png(found.birthday),
