@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 from gankern.training.data import archives, builtin, cifar10, folder, mnist
+from gankern.training.data.files import place
 from gankern.training.data.source import DataError, Source
 
 #: What can stand after `--data`, and what it is.
@@ -31,6 +33,8 @@ _OPENERS: dict[str, Callable[[str], Source]] = {
     "npz": archives.open_archive,
 }
 
+_PLACES = {"mnist": mnist.FOLDER, "cifar10": cifar10.FOLDER}
+
 
 def open_source(text: str) -> Source:
     """The source of a `--data` value.
@@ -45,4 +49,12 @@ def open_source(text: str) -> Source:
         raise DataError(f"{kind} takes no path, got {text!r}")
     if not path and kind in ("folder", "npz"):
         raise DataError(f"{kind} needs a path: {kind}:PATH")
-    return dataclasses.replace(_OPENERS[kind](path), origin=text)
+    return dataclasses.replace(_OPENERS[kind](path), origin=absolute(text))
+
+
+def absolute(text: str) -> str:
+    """A `--data` value that means the same from every folder."""
+    kind, _, path = text.partition(":")
+    if not path and kind in _PLACES:
+        path = str(place(path, _PLACES[kind]))
+    return f"{kind}:{os.path.abspath(path)}" if path else text
