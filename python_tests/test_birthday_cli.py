@@ -225,6 +225,22 @@ def test_wrong_usage(tmp_path, capsys):
         assert extra[0] in capsys.readouterr().err
 
 
+def test_sixteen_bits_and_transparency(tmp_path, capsys):
+    """Grey levels above 255 stay apart; what is hidden under transparency does not count."""
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for number in range(2):
+        Image.fromarray(np.full((8, 8), 20000 * (number + 1), np.uint16)).save(grey / f"{number}.png")
+    assert [row.flatten().tolist() for row in inputs.load_samples(grey)] == [[78] * 192, [156] * 192]
+    clear = np.zeros((2, 8, 8, 4), np.uint8)
+    clear[1, ..., :3] = 255
+    assert (inputs.load_samples(save_folder(tmp_path / "clear", clear)) == 255).all()
+    Image.fromarray(np.ones((8, 8), np.float32)).save(grey / "2.tif")
+    code, _, error = run(capsys, grey, "--out", tmp_path / "out")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "2.tif: cannot be read as an image: grey levels of 32 bits (mode F)" in error
+
+
 def test_npy_is_mapped(tmp_path):
     np.save(tmp_path / "x.npy", images())
     assert isinstance(inputs.load_samples(tmp_path / "x.npy"), np.memmap)

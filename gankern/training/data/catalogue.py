@@ -18,7 +18,7 @@ NAMES = {
     "grid25": "25 normal distributions on a square grid",
     "mnist[:DIR]": "the idx files, padded to 32 x 32",
     "cifar10[:DIR]": "the binary version, 32 x 32",
-    "folder:PATH[@SIZE]": "images, cropped and resized to SIZE x SIZE (default 32)",
+    "folder:PATH[@SIZE]": "images, cropped and resized to SIZE x SIZE (default 32), RGB",
     "npz:PATH": "arr_0 of an .npz: images or vectors",
 }
 
