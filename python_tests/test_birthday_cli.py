@@ -203,7 +203,7 @@ def test_full_disk(tmp_path, capsys, monkeypatch, exists):
 
     monkeypatch.setattr(os, "fsync", full)
     code, _, error = run(capsys, source, "--out", out, "--k", 3)
-    assert code == 2
+    assert code == 1
     assert error.count("\n") == 1
     assert "No space left on device" in error
     assert ({path: path.read_bytes() for path in out.rglob("*")} if exists else None) == before
@@ -213,8 +213,30 @@ def test_full_disk(tmp_path, capsys, monkeypatch, exists):
 def test_out_is_a_file(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     code, _, error = run(capsys, save("npz", tmp_path, images()), "--out", tmp_path / "out")
-    assert (code, error.count("\n")) == (2, 1)
+    assert (code, error.count("\n")) == (1, 1)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_out_cannot_be_written(tmp_path, capsys):
+    code, _, error = run(capsys, save("npz", tmp_path, images()), "--out", "/proc/x")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "/proc/x: " in error
+
+
+@pytest.mark.parametrize("command", ["birthday", "bench", "train"])
+def test_help_explains(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for words in (
+        "examples:",
+        f"  gankern {command} ",
+        "exit codes: 0 done; 1 ",
+        "--list" if command != "birthday" else "--threshold auto: with --reference",
+    ):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 105
 
 
 def test_wrong_usage(tmp_path, capsys):

@@ -24,14 +24,16 @@ examples:
   gankern train my_recipe.py --data folder:photos@64
   gankern train --resume --out runs/wgan-gp-digits
 
---list shows every recipe with its settings and their defaults. Images in folder: become 8-bit RGB: 16-bit grey levels
-are divided by 257, transparent pixels are laid on white.
+--list shows every recipe with its settings and their defaults. With --data folder:PATH, images become
+8-bit RGB: 16-bit grey levels are divided by 257, transparent pixels are laid on white.
 
-A reader of the output who leaves early (`| head`) does not stop training. With --json --no-report, the JSON holds the
-run's steps, folder, seconds and last metrics. What goes wrong stands in one line on stderr.
+A resumed run needs the recipe and the data that it began with; to go on with a recipe's file as it is
+now, name it. A reader of the output who leaves early (`| head`) does not stop training. With --json
+--no-report, the JSON holds the run's steps, folder, seconds and last metrics.
 
-exit codes: 0 done; 1 training failed, or a file could not be written; 2 arguments, a recipe or data that cannot be
-used; 130 stopped by Ctrl-C (once training has begun, a checkpoint is saved); 141 the reader of the output left
+exit codes: 0 done; 1 training failed, or a file could not be written; 2 arguments, a recipe or data
+that cannot be used; 130 stopped by Ctrl-C (once training has begun, a checkpoint is saved); 141 the
+reader of the output left
 """
 
 
