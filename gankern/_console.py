@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import os
@@ -56,6 +57,13 @@ def fail(command: str, message: str, code: int) -> int:
     """Says in one line what went wrong; returns the exit code."""
     say(f"{command}: error: {' '.join(message.split())}")
     return code
+
+
+def positive(text: str) -> int:
+    """An option's value that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
+    return int(text)
 
 
 def guard(command: str, body: Callable[[], int]) -> int:

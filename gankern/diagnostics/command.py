@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gankern._console import fail, show
+from gankern._console import fail, positive, show
 
 _DESCRIPTION = """\
 Counts near-duplicates among a generator's samples: by the birthday paradox, s samples hold one with
@@ -49,7 +49,7 @@ def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "samples", type=Path, metavar="SAMPLES", help=".npz with arr_0, .npy, or a folder of images of one size"
     )
     parser.add_argument("--reference", type=Path, metavar="REAL", help="real data in the same form: sets the threshold")
-    parser.add_argument("--k", type=_positive, default=20, help="closest pairs to show (default 20)")
+    parser.add_argument("--k", type=positive, default=20, help="closest pairs to show (default 20)")
     parser.add_argument(
         "--threshold",
         type=_threshold,
@@ -64,17 +64,13 @@ def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(run=execute)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
-    return value
-
-
 def _threshold(text: str) -> float | str:
     if text == "auto":
         return text
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected auto or a distance of 0 or more, got {text}")
     return value

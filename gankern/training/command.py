@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankern._console import fail, say, show
+from gankern._console import fail, positive, say, show
 
 if TYPE_CHECKING:
     from gankern.training.plan import Plan
@@ -27,9 +27,10 @@ examples:
 --list shows every recipe with its settings and their defaults. With --data folder:PATH, images become
 8-bit RGB: 16-bit grey levels are divided by 257, transparent pixels are laid on white.
 
-A resumed run needs the recipe and the data that it began with; to go on with a recipe's file as it is
-now, name it. A reader of the output who leaves early (`| head`) does not stop training. With --json
---no-report, the JSON holds the run's steps, folder, seconds and last metrics.
+A resumed run needs the recipe and the data that it began with: name a recipe's file to go on with it as
+it is now, and data that have moved with --data. A reader of the output who leaves early (`| head`) does
+not stop training. With --json --no-report, the JSON holds the run's steps, folder, seconds and last
+metrics.
 
 exit codes: 0 done; 1 training failed, or a file could not be written; 2 arguments, a recipe or data
 that cannot be used; 130 stopped by Ctrl-C (once training has begun, a checkpoint is saved); 141 the
@@ -65,26 +66,16 @@ def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         dest="changes",
         help="change a recipe's setting; --list shows them with their defaults",
     )
-    parser.add_argument(
-        "--save-every", type=_positive, default=500, metavar="N", help="steps between checkpoints (500)"
-    )
+    parser.add_argument("--save-every", type=positive, default=500, metavar="N", help="steps between checkpoints (500)")
     parser.add_argument("--no-report", action="store_true", help="train only")
     parser.add_argument("--json", action="store_true", help="print report.json, or the --list, as JSON")
     parser.set_defaults(run=execute)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
-    return value
-
-
 def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
+    if not text.isdecimal() or not int(text) < 2**63:
         raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^63 - 1, got {text}")
-    return value
+    return int(text)
 
 
 def execute(arguments: argparse.Namespace) -> int:
