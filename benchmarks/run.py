@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from gankern._console import guard
 from gankern.bench import ORDERS, command
 
 
@@ -15,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_arguments(parser)
     parser.set_defaults(memory=True, order=list(ORDERS))
     arguments = parser.parse_args(argv)
-    return command.execute(arguments, arguments.op, everything=True, peers="benchmarks.providers")
+    peers, program = "benchmarks.providers", "benchmarks.run"
+    return guard(program, lambda: command.execute(arguments, arguments.op, True, peers=peers, program=program))
 
 
 if __name__ == "__main__":

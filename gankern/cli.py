@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from gankern import _interrupt
+from gankern._console import guard, say, show
 from gankern._info import info
 from gankern._version import __version__
 from gankern.bench import command as bench
@@ -18,26 +20,29 @@ from gankern.training import command as train
 def _print_info(arguments: argparse.Namespace) -> int:
     report = info()
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        show(json.dumps(report, indent=2))
         return 0
-    _print_table(report)
+    show("\n".join(_table(report)))
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
     return 0
 
 
-def _print_table(report: dict[str, Any]) -> None:
-    for key in ("gankern", "python", "platform", "torch", "triton", "numpy", "cuda"):
-        print(f"{key:10} {report[key] if report[key] is not None else '-'}")
+def _table(report: dict[str, Any]) -> list[str]:
+    keys = ("gankern", "python", "platform", "torch", "triton", "numpy", "cuda")
+    lines = [f"{key:10} {report[key] if report[key] is not None else '-'}" for key in keys]
     for device in report["devices"]:
         details = ", ".join(f"{k} {v}" for k, v in device.items() if k not in ("device", "isa_supported") and v)
-        print(f"{device['device']:10} {details}")
-    print()
+        lines.append(f"{device['device']:10} {details}")
+    lines.append("")
     for name, entry in report["backends"].items():
-        print(f"{name:10} {'available' if entry['available'] else 'absent: ' + entry['reason']}")
-    print()
+        lines.append(f"{name:10} {'available' if entry['available'] else 'absent: ' + entry['reason']}")
+    lines.append("")
     for name, entry in report["ops"].items():
-        print(f"{name:16} cpu: {entry['cpu'] or '-'}, cuda: {entry['cuda']}, kernels: {', '.join(entry['backends'])}")
-    for warning in report["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        lines.append(
+            f"{name:16} cpu: {entry['cpu'] or '-'}, cuda: {entry['cuda']}, kernels: {', '.join(entry['backends'])}"
+        )
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,9 +63,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0 done, 1 failed, 2 wrong usage)."""
-    arguments = _parser().parse_args(argv)
-    return int(arguments.run(arguments))
+    """Runs one command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 the reader left."""
+    _interrupt.imported()
+
+    def body() -> int:
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
+
+    return guard("gankern", body)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from benchmarks import compare, plot
 from benchmarks import run as benchmarks_run
 from gankern import cli
 from gankern.backend import discover
-from gankern.bench import Provider, ceilings, command, load
+from gankern.bench import Provider, ceilings, command, load, report
 
 SPEC = discover()["minibatch_l1"].SPEC
 
@@ -30,12 +32,13 @@ def _rough_ceilings(monkeypatch):
         (["minibatch_l1", "--providers", ""], "--providers names none of minibatch_l1: expected eager"),
         (["minibatch_l1", "--rounds", "0"], "--rounds must be at least 1"),
         (["minibatch_l1", "--json", ""], "--json: '' is no file name"),
-        (["minibatch_l1", "--png", "/proc/nowhere/a.png"], "--png: "),
+        (["minibatch_l1", "--png", ""], "--png: '' is no file name"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message):
     assert cli.main(["bench", *arguments]) == 2
     captured = capsys.readouterr()
+    assert captured.err.startswith("gankern bench: error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
@@ -45,12 +48,45 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message
 def test_a_result_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys, target):
     (tmp_path / "file").write_text("kept")
     monkeypatch.setattr(command, "run", lambda *_: pytest.fail("it measured"))
-    assert cli.main(["bench", "minibatch_l1", "--json", str(tmp_path / target)]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: --json: ")
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
+    for option in ("--json", "--png"):
+        assert cli.main(["bench", "minibatch_l1", option, str(tmp_path / target)]) == (1 if target else 2)
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f"gankern bench: error: {option}: ")
+        assert captured.err.count("\n") == 1
+        assert captured.out == ""
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("ask", [["--json"], ["--json", "-"]])
+def test_json_without_a_file_is_printed(capsys, tmp_path, monkeypatch, ask):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--sample", "20x3x40", "--providers", "eager,gankern-native", "--rounds", "3", "--no-memory", *ask]
+    assert cli.main(["bench", "minibatch_l1", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert [row["provider"] for row in json.loads(printed.out)["rows"]] == ["eager", "gankern-native"]
+    assert "minibatch_l1 20x3x40 bwd" in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("main", [cli.main, benchmarks_run.main])
+def test_list_shows_ops_samples_and_providers(capsys, main):
+    assert main(["bench", "--list"] if main is cli.main else ["--list"]) == 0
+    text = capsys.readouterr().out
+    for words in (*discover(), "64x100x5", "20x3x40", "compile-static", "gankern-native", "bfloat16", "fwd bwd double"):
+        assert words in text
+    assert "\nnearest\n  orders     fwd\n" in text
+
+
+def test_a_file_that_fails_later_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    arguments = ["--sample", "20x3x40", "--providers", "eager", "--rounds", "3", "--no-memory"]
+    for option, name in (("--json", "save"), ("--png", "_draw")):
+        monkeypatch.setattr(report if name == "save" else command, name, full)
+        assert cli.main(["bench", "minibatch_l1", *arguments, option, str(tmp_path / "x")]) == 1
+        error = capsys.readouterr().err
+        assert error == f"gankern bench: error: {option}: [Errno 28] No space left on device\n"
 
 
 def test_asking_for_a_result_file_alone_leaves_nothing(tmp_path, monkeypatch):

@@ -203,7 +203,7 @@ def test_full_disk(tmp_path, capsys, monkeypatch, exists):
 
     monkeypatch.setattr(os, "fsync", full)
     code, _, error = run(capsys, source, "--out", out, "--k", 3)
-    assert code == 2
+    assert code == 1
     assert error.count("\n") == 1
     assert "No space left on device" in error
     assert ({path: path.read_bytes() for path in out.rglob("*")} if exists else None) == before
@@ -213,8 +213,30 @@ def test_full_disk(tmp_path, capsys, monkeypatch, exists):
 def test_out_is_a_file(tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     code, _, error = run(capsys, save("npz", tmp_path, images()), "--out", tmp_path / "out")
-    assert (code, error.count("\n")) == (2, 1)
+    assert (code, error.count("\n")) == (1, 1)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_out_cannot_be_written(tmp_path, capsys):
+    code, _, error = run(capsys, save("npz", tmp_path, images()), "--out", "/proc/x")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "/proc/x: " in error
+
+
+@pytest.mark.parametrize("command", ["birthday", "bench", "train"])
+def test_help_explains(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for words in (
+        "examples:",
+        f"  gankern {command} ",
+        "exit codes: 0 done; 1 ",
+        "--list" if command != "birthday" else "--threshold auto: with --reference",
+    ):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 105
 
 
 def test_wrong_usage(tmp_path, capsys):
@@ -222,7 +244,24 @@ def test_wrong_usage(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main(["birthday", str(tmp_path), *extra])
         assert stop.value.code == 2
-        assert extra[0] in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"argument {extra[0]}: expected " in error
+
+
+def test_sixteen_bits_and_transparency(tmp_path, capsys):
+    """Grey levels above 255 stay apart; what is hidden under transparency does not count."""
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for number in range(2):
+        Image.fromarray(np.full((8, 8), 20000 * (number + 1), np.uint16)).save(grey / f"{number}.png")
+    assert [row.flatten().tolist() for row in inputs.load_samples(grey)] == [[78] * 192, [156] * 192]
+    clear = np.zeros((2, 8, 8, 4), np.uint8)
+    clear[1, ..., :3] = 255
+    assert (inputs.load_samples(save_folder(tmp_path / "clear", clear)) == 255).all()
+    Image.fromarray(np.ones((8, 8), np.float32)).save(grey / "2.tif")
+    code, _, error = run(capsys, grey, "--out", tmp_path / "out")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "2.tif: cannot be read as an image: grey levels of 32 bits (mode F)" in error
 
 
 def test_npy_is_mapped(tmp_path):

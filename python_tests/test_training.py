@@ -6,6 +6,7 @@ import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gankern import models
 from gankern.training import CheckpointError, NonFiniteError, Recipe, RecipeError, Trainer, checkpoint, metrics, recipes
 from gankern.training.data import Source, open_source
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TINY = Source("tiny", (1, 8, 8), rows=torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1)
 
 
@@ -148,6 +150,39 @@ def test_training_leaves_the_global_generator_alone(tmp_path):
     before = torch.get_rng_state()
     _trainer(tmp_path, "dcgan", steps=1).run()
     assert torch.equal(before, torch.get_rng_state())
+
+
+@dataclass
+class Dropping(recipes.find("wgan")):
+    """Draws from torch's global generators in every step."""
+
+    def networks(self, shape):
+        generator, critic = models.MLPGenerator(shape, self.latent), models.MLPCritic(shape)
+        return generator, nn.Sequential(nn.Dropout(0.5), critic)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_the_global_generators_go_on_where_a_run_stopped(tmp_path, device):
+    """Whether the same trainer goes on, or another one from a checkpoint; the device's own generator too."""
+    source = open_source("ring8")
+
+    def trainer(name):
+        return Trainer(Dropping(steps=6, batch=8, latent=4), source, tmp_path / name, device, seed=3, save_every=1)
+
+    whole, again, resumed = trainer("whole"), trainer("cut"), trainer("cut")
+    assert whole.run()
+    assert not again.run(stop=lambda: again.state.step == 2)
+    torch.manual_seed(99)
+    resumed.restore(checkpoint.newest(resumed.checkpoint_folder)[0])
+    for one in (again, resumed):
+        assert one.run()
+        assert _same(_weights(whole), {**_weights(one), "random.cpu": _weights(whole)["random.cpu"]})
+        assert all(torch.equal(a, b) for a, b in zip(whole._global_rng, one._global_rng, strict=True))
+    assert len(whole._global_rng) == 1 + (device == "cuda")
+    torch.manual_seed(99)
+    after = torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
+    trainer("other").run()
+    assert torch.equal(after, torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state())
 
 
 @pytest.mark.parametrize("player", ["critic", "generator"])
@@ -334,7 +369,21 @@ def test_unfit_settings(key, text, message):
         recipes.find("wgan")().change(key, text)
 
 
-@pytest.mark.parametrize(("key", "value"), [("batch", 0), ("steps", -1), ("critic_lr", 0.0), ("ema", 1.0)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("batch", 0),
+            ("steps", -1),
+            ("critic_lr", 0.0),
+            ("ema", 1.0),
+            ("batch", "x"),
+            ("batch", True),
+            ("n_critic", 1.5),
+        ),
+        *(("clip", float("nan")), ("clip", None), ("latent", 2**31), ("anneal", 1)),
+    ],
+)
 def test_settings_that_make_no_sense(tmp_path, key, value):
     recipe = _recipe("wgan", **{key: value})
     with pytest.raises(RecipeError, match=key):
@@ -348,6 +397,84 @@ def test_settings_take_the_type_of_the_field():
     assert (recipe.batch, recipe.penalty, recipe.anneal) == (12, 2.0, True)
 
 
+@dataclass
+class Fields(Recipe):
+    """Fields of all kinds."""
+
+    least = {"layers": 0, "offset": -2}
+
+    maybe: float | None = None
+    often: int | None = 3
+    rate: float = 1
+    layers: int = 2
+    offset: float = 0.5
+    shift: float = -1.0
+    word: str = "a"
+    either: Literal["x", "y"] = "x"
+    flag: bool | None = None
+
+
+@dataclass
+class MoreFields(Fields):
+    """Takes over its base's bounds."""
+
+    least = {"often": 2}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        *(
+            ("maybe", "0.5", 0.5),
+            ("maybe", "none", None),
+            ("often", "None", None),
+            ("often", "7", 7),
+            ("rate", "0.5", 0.5),
+        ),
+        *(
+            ("layers", "0", 0),
+            ("offset", "-2", -2.0),
+            ("shift", "-7", -7.0),
+            ("word", "none", "none"),
+            ("flag", "1", True),
+        ),
+        *(("either", "y", "y"), ("kernels", "0", None)),
+    ],
+)
+def test_optional_fields_and_bounds(key, text, value):
+    recipe = Fields()
+    if key == "kernels":
+        recipe = recipes.find("sngan-gp")()
+        value = 0
+    recipe.change(key, text)
+    recipe.check()
+    assert getattr(recipe, key) == value
+    assert type(getattr(recipe, key)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "text", "message"),
+    [
+        (Fields, "maybe", "much", "maybe must be a number or none, got 'much'"),
+        (Fields, "maybe", "-1", "maybe must be at least 0, got -1"),
+        (Fields, "often", "0", "often must be at least 1, got 0"),
+        (Fields, "offset", "-3", "offset must be at least -2, got -3"),
+        (MoreFields, "often", "1", "often must be at least 2, got 1"),
+        (MoreFields, "offset", "-3", "offset must be at least -2, got -3"),
+        (Fields, "layers", "none", "layers must be an integer, got 'none'"),
+    ],
+)
+def test_fields_out_of_bounds(kind, key, text, message):
+    recipe = kind()
+    with pytest.raises(RecipeError, match=message):
+        _set(recipe, key, text)
+
+
+def _set(recipe: Recipe, key: str, text: str) -> None:
+    recipe.change(key, text)
+    recipe.check()
+
+
 def test_a_recipe_from_a_file(tmp_path):
     text = Path(inspect.getfile(recipes.find("wgan"))).read_text()
     (tmp_path / "my_wgan.py").write_text(text.replace("clip: float = 0.01", "clip: float = 0.5"))
@@ -357,6 +484,8 @@ def test_a_recipe_from_a_file(tmp_path):
     with pytest.raises(RecipeError, match=r"broken\.py: ModuleNotFoundError"):
         recipes.find(str(tmp_path / "broken.py"))
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "my_wgan.py").write_text(text.replace("clip: float = 0.01", "clip: float = 0.6"))
+    assert recipes.find(str(tmp_path / "my_wgan.py"))().clip == 0.6  # no bytecode of the text before
     with pytest.raises(RecipeError, match="one subclass of Recipe, found 0"):
         recipes.find(str(tmp_path / "empty.py"))
 

@@ -129,6 +129,28 @@ def test_folder_crops_resizes_and_names_a_broken_image(tmp_path):
         open_source(f"folder:{tmp_path}")
 
 
+def test_sixteen_bits_and_transparency_in_a_folder(tmp_path):
+    levels = np.full((8, 8), 65535, np.uint16)
+    levels[:, :4] = 12850
+    upright = Image.Exif()
+    upright[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    Image.fromarray(levels).save(tmp_path / "b.png", exif=upright)
+    Image.fromarray(levels).save(tmp_path / "c.tif")
+    Image.fromarray(levels.astype(np.int32)).save(tmp_path / "d.pgm")
+    hidden = np.zeros((8, 8, 4), np.uint8)
+    hidden[:, :, 0], hidden[:, 4:, 3] = 200, 255
+    Image.fromarray(hidden).save(tmp_path / "e.png")
+    rows = open_source(f"folder:{tmp_path}@8").rows
+    for row in rows[[0, 2, 3]]:
+        assert row[:, 0].tolist() == [[50] * 4 + [255] * 4] * 3
+    assert rows[1, 0].unique(dim=1).flatten().tolist() == [50] * 4 + [255] * 4
+    assert rows[4, :, 0].tolist() == [[255] * 4 + [200] * 4, *[[255] * 4 + [0] * 4] * 2]
+    Image.fromarray(levels.astype(np.int32)).save(tmp_path / "f.tif")
+    with pytest.raises(DataError, match=r"f\.tif: .* 32 bits \(mode I\) have no known white"):
+        open_source(f"folder:{tmp_path}@8")
+
+
 @pytest.mark.parametrize(
     ("array", "shape"),
     [

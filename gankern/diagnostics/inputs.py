@@ -20,6 +20,8 @@ class InputError(Exception):
 def load_samples(path: Path) -> np.ndarray:
     """(N, ...) from an .npz with `arr_0`, an .npy (mapped, not read), or a folder of images of one size.
 
+    Images come as 8-bit RGB, see `rgb`.
+
     Raises:
         InputError: the path or its contents are no such thing.
     """
@@ -76,10 +78,28 @@ def _folder(path: Path) -> np.ndarray:
     return images
 
 
+def rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB: 16-bit grey levels are divided by 257, transparent pixels are laid on white.
+
+    Raises:
+        ValueError: its grey levels have 32 bits, so which of them is white is unknown.
+    """
+    # Of the formats here, PNG and PGM hold at most 16 bits, also where Pillow gives 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        levels = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"grey levels of 32 bits (mode {image.mode}) have no known white: save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 def _image(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(rgb(image))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"{file}: cannot be read as an image: {_short(error)}") from None
 

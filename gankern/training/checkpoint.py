@@ -1,6 +1,7 @@
 """Checkpoints: tensors as safetensors, the rest as JSON, each pair committed by its JSON file.
 
-`step-00001000.safetensors` is written first; `step-00001000.json` names its SHA-256 and makes the pair a checkpoint.
+`step-00001000.safetensors` is written first; `step-00001000.json` names its SHA-256, holds one of its own
+content, and makes the pair a checkpoint.
 A crash at any moment leaves the checkpoints that were there. Nothing is unpickled.
 """
 
@@ -56,11 +57,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "sha256": hashlib.sha256(data).hexdigest(),
         **checkpoint.record,
     }
+    record["content_sha256"] = _digest(record)
     files.write(folder / f"{name}.safetensors", data)
     files.write(folder / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
     for old in committed(folder)[_KEPT:]:
         old.unlink(missing_ok=True)
         old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Of a record without its own digest; the same before and after JSON."""
+    content = {key: value for key, value in record.items() if key != "content_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def committed(folder: Path) -> list[Path]:
@@ -82,6 +90,8 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {reason}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("step"), int):
         raise CheckpointError(f"{path}: no checkpoint of format {FORMAT}")
+    if record.get("content_sha256", _digest(record)) != _digest(record):  # older checkpoints have none
+        raise CheckpointError(f"{path}: damaged: its SHA-256 differs from the recorded one")
     if hashlib.sha256(data).hexdigest() != record.get("sha256"):
         raise CheckpointError(f"{path.with_suffix('.safetensors')}: damaged: its SHA-256 differs from the recorded one")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -37,16 +38,27 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def check_writable(folder: Path) -> None:
-    """Makes the folder and writes a byte into it.
+def check_writable(folder: Path) -> Path | None:
+    """Makes the folder and writes a byte into it; returns the highest folder that had to be made.
 
     Raises:
         OSError: that is impossible.
     """
+    made = next((f for f in reversed((folder, *folder.parents)) if not f.exists()), None)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable.") as file:
         file.write(b"\n")
         file.flush()
+    return made
+
+
+def remove(folder: Path, made: Path) -> None:
+    """Undoes `check_writable`: removes the folder, and those above it up to `made` that are empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # somebody else's files are in it
+        while folder != made:
+            folder = folder.parent
+            folder.rmdir()
 
 
 def sweep(folder: Path) -> None:

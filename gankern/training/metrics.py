@@ -46,9 +46,9 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a metrics file; none if there is no such file."""
+    """All whole rows of a metrics file, damaged ones left out; none if there is no such file."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:

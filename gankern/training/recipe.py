@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ from torch.optim import Optimizer
 
 #: Before the module names of recipes that were loaded from a user's file.
 FROM_FILE = "gankern_recipe_"
+_GREATEST = 2**31 - 1
 
 
 class RecipeError(ValueError):
@@ -53,11 +56,17 @@ class Recipe:
         ema: decay of the generator's running average, which makes the samples; 0 uses the generator itself.
         anneal: whether the learning rates fall linearly to zero over all steps.
         for_vectors: other defaults, by name, where samples are vectors.
+        paper, data: where it is from, and what `--data` is by default.
+        least: the smallest value of a setting, where that is not 1 for an integer and 0 for a number. A recipe adds its
+            own; a setting whose default is below has no bound. What this cannot say is for `check`.
+        loaded_from: the file and SHA-256 of a recipe that is not built in.
     """
 
     paper: ClassVar[str] = ""
     data: ClassVar[str] = "digits"
     for_vectors: ClassVar[dict[str, Any]] = {}
+    least: ClassVar[dict[str, float]] = {"kernels": 0}
+    loaded_from: ClassVar[dict[str, str] | None] = None
 
     steps: int = 2000
     batch: int = 64
@@ -101,22 +110,35 @@ class Recipe:
         """Runs after each of the critic's optimizer steps."""
 
     def check(self) -> None:
-        """Raises RecipeError for settings that make no sense."""
-        for name in ("steps", "batch", "n_critic", "latent"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)}")
+        """Raises RecipeError, or another ValueError, for settings that make no sense; a recipe may add to it."""
+        for name, value in self.settings().items():
+            kind, optional = self._kind(name)
+            if not (_fits(value, kind) or (optional and value is None)):
+                raise RecipeError(f"{name} must be {_words(kind, optional)}, got {value!r}")
+            if kind in (int, float) and value is not None:
+                self._check_number(name, value, kind)
         for name in ("generator_lr", "critic_lr"):
-            if not 0 < getattr(self, name) < math.inf:
+            if not getattr(self, name) > 0:
                 raise RecipeError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
+        if not self.ema < 1:
             raise RecipeError(f"ema must be in [0, 1), got {self.ema}")
+
+    def _check_number(self, name: str, value: float, kind: type) -> None:
+        own = (vars(c).get("least", {}) for c in type(self).__mro__)
+        least = next((bounds[name] for bounds in own if name in bounds), int(kind is int))
+        default = type(self).__dataclass_fields__[name].default
+        free = isinstance(default, (int, float)) and default < least
+        if value < least and not free:
+            raise RecipeError(f"{name} must be at least {least}, got {value}")
+        if abs(value) > (_GREATEST if kind is int else math.inf) or not math.isfinite(value):
+            raise RecipeError(f"{name} must be {'at most 2^31 - 1' if kind is int else 'finite'}, got {value}")
 
     def settings(self) -> dict[str, Any]:
         """All fields by name, as JSON can hold them."""
         return dataclasses.asdict(self)
 
     def change(self, name: str, text: str) -> None:
-        """Sets a field from text, in the type that it has.
+        """Sets a field from text, in the type that it has; `none` is None where that may be.
 
         Raises:
             RecipeError: there is no such field, or the text is no value of its type.
@@ -124,17 +146,41 @@ class Recipe:
         known = self.settings()
         if name not in known:
             raise RecipeError(f"no setting {name!r}; there are {', '.join(known)}")
-        setattr(self, name, _value(name, text, type(known[name])))
+        kind, optional = self._kind(name)
+        setattr(self, name, None if optional and text.lower() == "none" else _value(name, text, kind, optional))
+
+    def _kind(self, name: str) -> tuple[type, bool]:
+        """A field's type, and whether it may be None: as annotated, else as its value is."""
+        try:
+            hint = typing.get_type_hints(type(self))[name]
+        except (NameError, TypeError):
+            hint = None
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        options = typing.get_args(hint) if union else (hint,)
+        kinds = [kind for kind in options if kind in (bool, int, float, str)]
+        if len(kinds) == 1:
+            return kinds[0], type(None) in options
+        return type(getattr(self, name)), type(None) in options
 
 
-def _value(name: str, text: str, kind: type) -> Any:
+def _words(kind: type, optional: bool) -> str:
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return words.get(kind, kind.__name__) + (" or none" if optional else "")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _value(name: str, text: str, kind: type, optional: bool) -> Any:
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         value = kind(text)
-    except (ValueError, KeyError):
-        words = {int: "an integer", float: "a number", bool: "true or false"}
-        raise RecipeError(f"{name} must be {words.get(kind, kind.__name__)}, got {text!r}") from None
+    except (ValueError, KeyError, TypeError):
+        raise RecipeError(f"{name} must be {_words(kind, optional)}, got {text!r}") from None
     if kind is float and not math.isfinite(value):
         raise RecipeError(f"{name} must be finite, got {text}")
     return value

@@ -19,11 +19,14 @@ class State:
     """Networks, optimizers, the generator's average, random generators, and the position in the data.
 
     Weights are drawn and all random numbers come from generators seeded by `seed`; torch's global ones are used by
-    layers alone (dropout), and saved too.
+    layers alone (dropout), and saved too. Seeding and restoring change those: the trainer puts them back.
     """
 
     def __init__(self, recipe: Recipe, source: Source, device: torch.device, seed: int, scaler: Any) -> None:
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         generator, critic = recipe.networks(source.shape)
         self.generator, self.critic = generator.to(device).train(), critic.to(device).train()
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -98,7 +101,7 @@ class State:
             self.critic_updates = int(record["critic_updates"])
             if self.scaler is not None:
                 self.scaler.load_state_dict(record["scaler"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (AttributeError, KeyError, RuntimeError, ValueError, TypeError) as error:
             text = " ".join(str(error).split())
             raise CheckpointError(f"checkpoint of step {checkpoint.step} does not fit this run: {text[:200]}") from None
         self.step = checkpoint.step

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from gankern.training import checkpoint as checkpoints
 from gankern.training import files, gradients, sheets
-from gankern.training.checkpoint import Checkpoint
+from gankern.training.checkpoint import Checkpoint, CheckpointError
 from gankern.training.data import Source
 from gankern.training.metrics import Metrics
 from gankern.training.recipe import Recipe, Step
@@ -59,11 +60,12 @@ class Trainer:
         self.log_every, self.save_every, self.sheet_every = log_every, save_every, sheet_every
         self.seconds = 0.0
         scaler = torch.amp.GradScaler(self.device.type) if amp == "fp16" else None
-        with torch.random.fork_rng():
+        self._global_rng: list[Tensor] = []
+        with self._own_randomness():
             self.state = State(recipe, source, self.device, seed, scaler)
-            self._global_rng = torch.get_rng_state()
         sheet_rng = torch.Generator().manual_seed(seed)
         self.sheet_latents = torch.randn((sheets.count(source), recipe.latent), generator=sheet_rng)
+        self._fingerprint = source.fingerprint()
         self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
         files.sweep(self.checkpoint_folder)
 
@@ -72,12 +74,29 @@ class Trainer:
         """Where checkpoints are."""
         return self.folder / "checkpoints"
 
+    @contextlib.contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Torch's global generators, the device's too, as this run left them; afterwards as they were."""
+        on_cuda = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if on_cuda else [], device_type="cuda"):
+            if self._global_rng:
+                torch.set_rng_state(self._global_rng[0])
+                if on_cuda:
+                    torch.cuda.set_rng_state(self._global_rng[1], self.device)
+            yield
+            self._global_rng = [torch.get_rng_state()]
+            if on_cuda:
+                self._global_rng.append(torch.cuda.get_rng_state(self.device))
+
     def identity(self) -> dict[str, Any]:
         """What the run is; `gankern train --resume` finds it in a checkpoint."""
         return {
             "recipe": self.recipe.name,
+            "recipe_file": self.recipe.loaded_from,
             "settings": self.recipe.settings(),
             "data": self.source.origin,
+            "fingerprint": self._fingerprint,
+            "samples": self.source.count,
             "amp": self.amp,
             "seed": self.seed,
         }
@@ -86,11 +105,16 @@ class Trainer:
         """Goes on from a checkpoint.
 
         Raises:
-            CheckpointError: it does not fit.
+            CheckpointError: it does not fit, or the data are not those that it was trained on.
         """
-        with torch.random.fork_rng():
+        identity = checkpoint.record.get("identity")
+        known = identity.get("fingerprint") if isinstance(identity, dict) else None
+        if known not in (None, self._fingerprint):
+            raise CheckpointError(
+                f"{self.source.origin} has changed since step {checkpoint.step:,}: was {known}, is {self._fingerprint}"
+            )
+        with self._own_randomness():
             self.state.restore(checkpoint)
-            self._global_rng = torch.get_rng_state()
         self.seconds = float(checkpoint.record.get("seconds", 0.0))
 
     def save(self) -> None:
@@ -116,8 +140,7 @@ class Trainer:
         """
         metrics = Metrics(self.folder, self.state.step)
         try:
-            with torch.random.fork_rng():
-                torch.set_rng_state(self._global_rng)
+            with self._own_randomness():
                 return self._loop(metrics, progress, stop)
         finally:
             metrics.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 from gankern.training.data import archives, builtin, cifar10, folder, mnist
+from gankern.training.data.files import place
 from gankern.training.data.source import DataError, Source
 
 #: What can stand after `--data`, and what it is.
@@ -16,7 +18,7 @@ NAMES = {
     "grid25": "25 normal distributions on a square grid",
     "mnist[:DIR]": "the idx files, padded to 32 x 32",
     "cifar10[:DIR]": "the binary version, 32 x 32",
-    "folder:PATH[@SIZE]": "images, cropped and resized to SIZE x SIZE (default 32)",
+    "folder:PATH[@SIZE]": "images, cropped and resized to SIZE x SIZE (default 32), RGB",
     "npz:PATH": "arr_0 of an .npz: images or vectors",
 }
 
@@ -30,6 +32,8 @@ _OPENERS: dict[str, Callable[[str], Source]] = {
     "folder": folder.open_folder,
     "npz": archives.open_archive,
 }
+
+_PLACES = {"mnist": mnist.FOLDER, "cifar10": cifar10.FOLDER}
 
 
 def open_source(text: str) -> Source:
@@ -45,4 +49,12 @@ def open_source(text: str) -> Source:
         raise DataError(f"{kind} takes no path, got {text!r}")
     if not path and kind in ("folder", "npz"):
         raise DataError(f"{kind} needs a path: {kind}:PATH")
-    return dataclasses.replace(_OPENERS[kind](path), origin=text)
+    return dataclasses.replace(_OPENERS[kind](path), origin=absolute(text))
+
+
+def absolute(text: str) -> str:
+    """A `--data` value that means the same from every folder."""
+    kind, _, path = text.partition(":")
+    if not path and kind in _PLACES:
+        path = str(place(path, _PLACES[kind]))
+    return f"{kind}:{os.path.abspath(path)}" if path else text

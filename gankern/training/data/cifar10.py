@@ -8,6 +8,7 @@ import torch
 from gankern.training.data.files import content, place
 from gankern.training.data.source import DataError, Source
 
+FOLDER = "cifar-10-batches-bin"
 _RECORD = 1 + 3 * 32 * 32
 
 
@@ -17,7 +18,7 @@ def open_folder(path: str) -> Source:
     Raises:
         DataError: the files are not there, are the pickled version, or are of a wrong size.
     """
-    folder = place(path, "cifar-10-batches-bin")
+    folder = place(path, FOLDER)
     files = sorted(folder.glob("data_batch_*.bin"))
     if not files:
         asked = f"put data_batch_1.bin to data_batch_5.bin of the binary version into {folder}, or: cifar10:DIR"

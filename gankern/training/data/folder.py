@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from gankern.diagnostics.inputs import SUFFIXES
+from gankern.diagnostics.inputs import SUFFIXES, rgb
 from gankern.training.data.source import DataError, Source
 
 
 def open_folder(path: str) -> Source:
-    """All images below PATH, or PATH@SIZE: cropped to a square about their centres, resized, RGB.
+    """All images below PATH, or PATH@SIZE: cropped to a square about their centres, resized, 8-bit RGB.
+
+    16-bit grey levels are divided by 257, transparent pixels are laid on white (`gankern.diagnostics.inputs.rgb`).
 
     Raises:
         DataError: there is no such folder, no image in it, or one that cannot be read.
@@ -37,7 +39,7 @@ def open_folder(path: str) -> Source:
 def _image(file: Path, size: int) -> np.ndarray:
     try:
         with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(ImageOps.fit(rgb(image), (size, size), Image.Resampling.BOX))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: cannot be read as an image: {' '.join(str(error).split())}") from None

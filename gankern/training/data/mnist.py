@@ -9,6 +9,7 @@ import torch
 from gankern.training.data.files import content, place
 from gankern.training.data.source import DataError, Source
 
+FOLDER = "mnist"
 _FILE = "train-images-idx3-ubyte"
 _MAGIC = 0x0803
 
@@ -19,7 +20,7 @@ def open_folder(path: str) -> Source:
     Raises:
         DataError: the file is not there, or is no idx file of images.
     """
-    folder = place(path, "mnist")
+    folder = place(path, FOLDER)
     found = [file for name in (_FILE, _FILE + ".gz") if (file := folder / name).is_file()]
     if not found:
         raise DataError(f"mnist: put {_FILE} (or {_FILE}.gz) into {folder}, or name its folder: mnist:DIR")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_HASHED = 64 * 2**20
 
 
 class DataError(ValueError):
@@ -42,7 +45,7 @@ class Source:
         shape: of one sample: (channels, size, size) for images in [-1, 1], (features,) for vectors.
         rows: (M, *shape): uint8 for images of 256 levels, else float32; None for a distribution.
         modes: the distribution; None for a data set.
-        origin: what `--data` was, so that a resumed run finds it again.
+        origin: what `--data` was, its path absolute, so that a resumed run finds it again.
     """
 
     name: str
@@ -55,6 +58,21 @@ class Source:
     def is_image(self) -> bool:
         """Whether samples are images."""
         return len(self.shape) == 3
+
+    @property
+    def count(self) -> int | None:
+        """How many samples there are; None for a distribution."""
+        return None if self.rows is None else len(self.rows)
+
+    def fingerprint(self) -> str:
+        """Tells data from other data: shape, dtype, and a hash of all rows, or of evenly spaced ones of 64 MiB."""
+        rows = self.rows
+        if rows is None:
+            assert self.modes is not None
+            rows = torch.cat([self.modes.centres.flatten(), torch.tensor([self.modes.std])])
+        stride = -(-rows.numel() * rows.element_size() // _HASHED) or 1
+        digest = hashlib.sha256(rows[::stride].contiguous().numpy().tobytes()).hexdigest()
+        return f"{' x '.join(map(str, rows.shape))} {str(rows.dtype).removeprefix('torch.')} {digest[:16]}"
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Up to n samples as training sees them, on the CPU, chosen by the seed."""

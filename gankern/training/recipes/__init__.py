@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -27,33 +27,45 @@ def find(name: str) -> type[Recipe]:
         RecipeError: there is none, or the file cannot be loaded.
     """
     if name.endswith(".py"):
-        return _class_of(_load(Path(name)))
+        return load(Path(name))
     if name not in names():
         raise RecipeError(f"no recipe {name!r}: expected {', '.join(names())}, or a Python file")
-    return _class_of(importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+    return _class_of(importlib.import_module(f"{__name__}.{name.replace('-', '_')}"), name)
 
 
-def _load(path: Path) -> ModuleType:
+def load(path: Path) -> type[Recipe]:
+    """The recipe of a Python file; `loaded_from` says which text it was.
+
+    Raises:
+        RecipeError: there is no such file, or it cannot be loaded.
+    """
     if not path.is_file():
         raise RecipeError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(FROM_FILE + path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    path = path.absolute()
+    module = ModuleType(FROM_FILE + path.stem)
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        text = path.read_bytes()
+        exec(
+            compile(text, str(path), "exec", dont_inherit=True), vars(module)
+        )  # not by importlib, which may take an older .pyc
+        found = _class_of(module, str(path))
+        found()
+    except RecipeError:
+        raise
+    except (Exception, SystemExit) as error:
         raise RecipeError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
+    found.loaded_from = {"file": str(path), "sha256": hashlib.sha256(text).hexdigest()}
+    return found
 
 
-def _class_of(module: ModuleType) -> type[Recipe]:
+def _class_of(module: ModuleType, name: str) -> type[Recipe]:
     own = [
         entry
         for entry in vars(module).values()
         if inspect.isclass(entry) and issubclass(entry, Recipe) and entry.__module__ == module.__name__
     ]
     if len(own) != 1:
-        raise RecipeError(f"{module.__name__}: expected one subclass of Recipe, found {len(own)}")
+        raise RecipeError(f"{name}: expected one subclass of Recipe, found {len(own)}")
     return own[0]

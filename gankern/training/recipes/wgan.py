@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gankern import losses, models
-from gankern.training.recipe import Recipe, Step
+from gankern.training.recipe import Recipe, RecipeError, Step
 
 
 @dataclass
@@ -30,6 +30,12 @@ class WGAN(Recipe):
     generator_lr: float = 5e-5
     critic_lr: float = 5e-5
     clip: float = 0.01
+
+    def check(self) -> None:
+        """A critic clipped at zero would be zero."""
+        super().check()
+        if not self.clip > 0:
+            raise RecipeError(f"clip must be positive, got {self.clip}")
 
     def networks(self, shape: Sequence[int]) -> tuple[nn.Module, nn.Module]:
         """DCGAN's networks; small fully connected ones for vectors."""

@@ -1,0 +1,7 @@
+"""`python -m gankern`."""
+
+import sys
+
+from gankern.cli import main
+
+sys.exit(main())
