@@ -1,10 +1,11 @@
 """One training step of three recipes at 32 x 32, beside the same recipes with torch's own layers.
 
-    python -m benchmarks.training_step [RECIPE ...] [--batch N] [--rounds 9] [--json FILE]
+    python -m benchmarks.training_step [RECIPE ...] [--batch N] [--rounds 7] [--processes 3] [--json FILE]
 
 The twins use torch's spectral_norm parametrization on each layer, a gradient penalty by eager double backward, and
 minibatch discrimination by broadcasting. A variant in which one kernel alone is gankern's says what that kernel is
-worth. All variants of a recipe take turns, step by step, in a new random order each round; numbers are medians.
+worth. All variants of a recipe take turns, step by step, in a new random order each round. Numbers are medians of
+several processes' medians: where a process's tensors come to lie decides about page faults for its whole life.
 
 The arithmetic limit is the ratio of the twin's floating-point operations in convolutions and products to gankern's: the
 speedup if everything ran at the same rate and nothing else cost time.
@@ -16,12 +17,14 @@ keeps freed memory, as `gankern train` sets it. The first returns memory and tou
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +135,11 @@ def variants(name: str) -> dict[str, Sequence[str]]:
     return found
 
 
-def measure(name: str, batch: int | None, rounds: int, source: Source) -> dict[str, Any]:
-    """Median seconds of a step by variant, and the operations of each; batch None is the recipe's own."""
+def measure(name: str, batch: int | None, rounds: int, keep: bool) -> dict[str, Any]:
+    """Seconds of each step by variant, and the operations of each; batch None is the recipe's own."""
+    if keep:
+        keep_freed_memory()
+    source = Source("noise", SHAPE, rows=torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8))
     with tempfile.TemporaryDirectory() as folder:
         trainers = {}
         for label, ours in variants(name).items():
@@ -155,32 +161,48 @@ def measure(name: str, batch: int | None, rounds: int, source: Source) -> dict[s
                 start = time.perf_counter()
                 trainers[label]._step(False)
                 times[label].append(time.perf_counter() - start)
-    medians = {label: statistics.median(values) for label, values in times.items()}
-    alone = {
-        label.removesuffix(" alone"): medians["torch"] - t for label, t in medians.items() if label.endswith(" alone")
-    }
-    if not alone:
-        alone = {USED[name][0]: medians["torch"] - medians["gankern"]}
+    return {"batch": recipe.batch, "n_critic": recipe.n_critic, "flops": flops, "seconds": times}
+
+
+def in_process(*arguments: Any) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def row(name: str, batch: int | None, rounds: int, keep: bool, processes: int) -> dict[str, Any]:
+    """What the result file says of one recipe, batch size and allocator."""
+    runs = [in_process(name, batch, rounds, keep) for _ in range(processes)]
+    labels, flops = list(runs[0]["seconds"]), runs[0]["flops"]
+    medians = [{label: statistics.median(run["seconds"][label]) for label in labels} for run in runs]
+    speedups = [m["torch"] / m["gankern"] for m in medians]
+    saved = {}
+    for kernel in USED[name]:
+        label = f"{kernel} alone" if f"{kernel} alone" in labels else "gankern"
+        saved[kernel] = statistics.median((m["torch"] - m[label]) / m["torch"] for m in medians)
     return {
         "recipe": name,
-        "shape": list(source.shape),
-        "batch": recipe.batch,
-        "n_critic": recipe.n_critic,
-        "seconds": times,
-        "median": medians,
-        "speedup": medians["torch"] / medians["gankern"],
+        "allocator": "keeps freed memory" if keep else "default",
+        "shape": list(SHAPE),
+        "batch": runs[0]["batch"],
+        "n_critic": runs[0]["n_critic"],
+        "seconds": [run["seconds"] for run in runs],
+        "median": {label: statistics.median(m[label] for m in medians) for label in labels},
+        "speedup": statistics.median(speedups),
+        "speedups": speedups,
         "flops": flops,
         "arithmetic_limit": flops["torch"] / flops["gankern"],
-        "saved_share_of_torch_step": {kernel: saved / medians["torch"] for kernel, saved in alone.items()},
+        "saved_share_of_torch_step": saved,
     }
 
 
 def table(row: dict[str, Any]) -> str:
     """A recipe's lines."""
+    each = ", ".join(f"{speedup:.2f}" for speedup in row["speedups"])
     lines = [
         f"{row['recipe']} at {' x '.join(map(str, row['shape']))}, batch {row['batch']}, "
-        f"{row['n_critic']} critic update(s), allocator {row['allocator']}: {row['speedup']:.2f}x "
-        f"(arithmetic limit of convolutions and products {row['arithmetic_limit']:.2f}x)"
+        f"{row['n_critic']} critic update(s), allocator {row['allocator']}: {row['speedup']:.2f}x ({each}; "
+        f"arithmetic limit of convolutions and products {row['arithmetic_limit']:.2f}x)"
     ]
     lines += [f"  {label:24} {seconds(t):>9}  {row['median']['torch'] / t:5.2f}x" for label, t in row["median"].items()]
     lines += [
@@ -193,17 +215,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(USED)}; default: all")
     parser.add_argument("--batch", type=int, metavar="N", help="default: each recipe's own, and 64")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7, help="steps of each variant in a process (default 7)")
+    parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
-    source = Source("noise", SHAPE, rows=torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8))
     rows = []
-    for allocator in ("default", "keeps freed memory"):
-        if allocator != "default":
-            keep_freed_memory()
+    for keep in (False, True):
         for name in arguments.recipes or USED:
             for batch in (arguments.batch,) if arguments.batch else dict.fromkeys((recipes.find(name)().batch, 64)):
-                rows.append({"allocator": allocator, **measure(name, batch, arguments.rounds, source)})
+                rows.append(row(name, batch, arguments.rounds, keep, arguments.processes))
                 print(table(rows[-1]), flush=True)
     if arguments.json:
         save(arguments.json, {"environment": environment.describe("cpu"), "rows": rows})
