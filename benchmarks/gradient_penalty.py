@@ -160,7 +160,8 @@ def _unpruned(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> R
 
     graph = trace(critic, state, Inputs(points(), [], state.tensors, []), lambda _: ((), {}), evaluate, pruned=False)
     entry = traced.Entry(run=finish(graph, compiled=True), leaves=graph.leaves, reached=graph.reached)
-    return lambda: _collect(critic, traced._run(entry, state, points(), [], 10.0)[0])
+    known = traced.Memory(), entry
+    return lambda: _collect(critic, traced._run(known, state, points(), [], 10.0)[0])
 
 
 def shared_runs() -> dict[str, Run]:
