@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from benchmarks.fresh import in_process
 from gankern.bench import environment, save
 from gankern.nn import utils
 from gankern.ops.spectral_norm.samples import BIGGAN_128, DCGAN_32, SNGAN_32
@@ -115,12 +114,6 @@ def measure_model(name: str, seconds: float, with_layers: bool) -> list[tuple[st
     return found + [(f"{name} {shape}", measure((shape,), seconds / 10, ("torch", "ours-single"))) for shape in layers]
 
 
-def in_process(*arguments: Any) -> list[tuple[str, dict[str, float]]]:
-    """`measure_model` in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_model, *arguments).result()
-
-
 def row(case: str, elements: int, provider: str, processes: Sequence[dict[str, float]]) -> dict[str, Any]:
     """A row of the result file: times in seconds; ratios are the peer's time over ours."""
     needed = PASSES_NEEDED * 4 * elements
@@ -164,7 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     rows = []
     for name in arguments.model or list(MODELS):
-        runs = [in_process(name, arguments.seconds, not arguments.no_layers) for _ in range(arguments.processes)]
+        runs = [
+            in_process(measure_model, name, arguments.seconds, not arguments.no_layers)
+            for _ in range(arguments.processes)
+        ]
         sizes = [sum(map(math.prod, MODELS[name])), *map(math.prod, dict.fromkeys(MODELS[name]))]
         for elements, *found in zip(sizes, *runs, strict=False):  # the model first, then its layers, if any
             case, processes = found[0][0], [times for _, times in found]

@@ -17,14 +17,12 @@ keeps freed memory, as `gankern train` sets it. The first returns memory and tou
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.fresh import in_process
 from gankern.bench import environment, keep_freed_memory
 from gankern.bench.report import save, seconds
 from gankern.nn import MinibatchDiscrimination
@@ -164,15 +163,9 @@ def measure(name: str, batch: int | None, rounds: int, keep: bool) -> dict[str, 
     return {"batch": recipe.batch, "n_critic": recipe.n_critic, "flops": flops, "seconds": times}
 
 
-def in_process(*arguments: Any) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def row(name: str, batch: int | None, rounds: int, keep: bool, processes: int) -> dict[str, Any]:
     """What the result file says of one recipe, batch size and allocator."""
-    runs = [in_process(name, batch, rounds, keep) for _ in range(processes)]
+    runs = [in_process(measure, name, batch, rounds, keep) for _ in range(processes)]
     labels, flops = list(runs[0]["seconds"]), runs[0]["flops"]
     medians = [{label: statistics.median(run["seconds"][label]) for label in labels} for run in runs]
     speedups = [m["torch"] / m["gankern"] for m in medians]

@@ -59,6 +59,24 @@ def fail(command: str, message: str, code: int) -> int:
     return code
 
 
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    description: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """A command of `gankern`, whose help keeps its line breaks and whose options are written out."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def positive(text: str) -> int:
     """An option's value that counts something."""
     if not text.isdecimal() or int(text) < 1:

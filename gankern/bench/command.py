@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gankern._console import fail, say, show
+from gankern._console import add_command, fail, say, show
 from gankern.backend import discover
 from gankern.bench import ceilings, environment, report
 from gankern.bench.providers import Provider, all_providers
@@ -215,13 +215,12 @@ def execute(
 
 def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`gankern bench`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "bench",
-        help="time the kernels against plain torch and torch.compile",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "time the kernels against plain torch and torch.compile",
+        _DESCRIPTION,
+        _EPILOG,
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="see --list; default: all")
     add_arguments(parser)

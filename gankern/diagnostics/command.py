@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gankern._console import fail, positive, show
+from gankern._console import add_command, fail, positive, show
 
 _DESCRIPTION = """\
 Counts near-duplicates among a generator's samples: by the birthday paradox, s samples hold one with
@@ -37,13 +37,12 @@ cannot be used; 130 Ctrl-C; 141 the reader of the output left
 
 def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`gankern birthday`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "birthday",
-        help="how many different images a generator makes, from near-duplicates",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "how many different images a generator makes, from near-duplicates",
+        _DESCRIPTION,
+        _EPILOG,
     )
     parser.add_argument(
         "samples", type=Path, metavar="SAMPLES", help=".npz with arr_0, .npy, or a folder of images of one size"

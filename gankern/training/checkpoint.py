@@ -90,7 +90,7 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {reason}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("step"), int):
         raise CheckpointError(f"{path}: no checkpoint of format {FORMAT}")
-    if record.get("content_sha256", _digest(record)) != _digest(record):  # older checkpoints have none
+    if "content_sha256" in record and record["content_sha256"] != _digest(record):  # older checkpoints have none
         raise CheckpointError(f"{path}: damaged: its SHA-256 differs from the recorded one")
     if hashlib.sha256(data).hexdigest() != record.get("sha256"):
         raise CheckpointError(f"{path.with_suffix('.safetensors')}: damaged: its SHA-256 differs from the recorded one")

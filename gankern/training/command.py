@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankern._console import fail, positive, say, show
+from gankern._console import add_command, fail, positive, say, show
 
 if TYPE_CHECKING:
     from gankern.training.plan import Plan
@@ -40,13 +40,12 @@ reader of the output left
 
 def add_subcommand(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`gankern train`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "train",
-        help="train a GAN from a recipe, and report on it",
-        description="Trains a GAN from a recipe and writes samples, metrics, checkpoints and a report into a folder.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "train a GAN from a recipe, and report on it",
+        "Trains a GAN from a recipe and writes samples, metrics, checkpoints and a report into a folder.",
+        _EPILOG,
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from --list, or a Python file")
     parser.add_argument("--list", action="store_true", help="show recipes, their papers and settings, and data")
